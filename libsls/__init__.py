@@ -1,0 +1,1 @@
+"""What applications load: partitions through the mount, with the standard library alone."""
