@@ -1,0 +1,16 @@
+"""The console script `slfs`, also `python -m slfs`: the filesystem on real partitions."""
+
+import sys
+
+from sls.partition import Partition
+
+from slfs.fs import run
+
+
+def main() -> int:
+    """Mount as the command line says; returns the exit status."""
+    return run(sys.argv[1:], Partition)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Who may do what to a partition, beyond what file modes say.
+
+The mount runs as root for ordinary users: whatever it does to a process on a user's behalf, the
+user must be allowed to do himself. Errors are RefusedError (EPERM). Stateless.
+"""
+
+import errno
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from slfs.errors import RefusedError
+from sls import proc
+from sls.errors import TaskDiedError
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who made a request. `pid` is 0 when he lives in a pid namespace that we cannot see."""
+
+    uid: int
+    gid: int
+    pid: int
+
+    @property
+    def is_root(self) -> bool:
+        return self.uid == 0
+
+
+def check_may_trace(caller: Caller, pids: Iterable[int]) -> None:
+    """ptrace(2)'s rule for another's process: all uids and gids the caller's, no capability more.
+
+    A process that is gone is left to be reported by whoever works on it.
+    """
+    if caller.is_root:
+        return
+    for pid in pids:
+        try:
+            fields = proc.parse_fields(proc.read(pid, "status"))
+        except (TaskDiedError, OSError):
+            continue
+        if not _is_traceable(caller, fields):
+            raise RefusedError(
+                f"pid {pid} is not a process that uid {caller.uid} may trace; "
+                "attach your own processes, or ask root",
+                errno.EPERM,
+            )
+
+
+def _is_traceable(caller: Caller, fields: dict[str, str]) -> bool:
+    uids = {int(word) for word in fields["Uid"].split()[:3]}
+    gids = {int(word) for word in fields["Gid"].split()[:3]}
+    capabilities = int(fields["CapPrm"], 16)
+    return uids == {caller.uid} and gids == {caller.gid} and not capabilities
+
+
+def ancestry(pid: int) -> Iterable[int]:
+    """`pid`, its parent, and so on up to, but without, pid 1."""
+    seen: set[int] = set()
+    while pid > 1 and pid not in seen:
+        yield pid
+        seen.add(pid)
+        try:
+            pid = proc.stat(pid).ppid
+        except (TaskDiedError, OSError):
+            return

@@ -1,0 +1,453 @@
+"""The filesystem as the kernel calls it, and the mount itself. The one module that imports pyfuse3.
+
+Every request runs in trio's loop and never waits there for a partition or the store: what may block
+runs in a worker thread. The kernel checks file modes (default_permissions).
+"""
+
+import errno
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial, wraps
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    PollHandle,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+)
+
+from libsls.protocol import File
+from slfs.access import Caller
+from slfs.commands import Commands
+from slfs.contract import PartitionFactory
+from slfs.daemon import Starter, configure_logging, print_error, start_in_background
+from slfs.errors import EXPECTED_ERRORS, MountError, errno_of
+from slfs.generations import GenerationsDirectory
+from slfs.inodes import (
+    ControlFile,
+    Directory,
+    Handle,
+    InodeTable,
+    Node,
+    RootDirectory,
+    Symlink,
+    TextFile,
+)
+from slfs.mounting import check_mountpoint, open_store
+from slfs.options import USAGE, MountRequest, UsageError, parse_command_line
+from slfs.registry import Registry
+from slfs.top import TOP_FILES
+from slos.errors import SlosError
+
+logger = logging.getLogger("slfs")
+
+MAX_READERS: Final = 16  # threads that read the store for open and readdir
+LASTING_SECONDS: Final = 60.0
+BLOCK_BYTES: Final = 4096
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def answers_errno(
+    handler: Callable[Concatenate["Filesystem", P], Awaitable[R]],
+) -> Callable[Concatenate["Filesystem", P], Coroutine[Any, Any, R]]:
+    """The one wrapper that turns errors into errnos; a defect is EIO and a log entry, not the end."""
+
+    @wraps(handler)
+    async def answer(self: "Filesystem", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except EXPECTED_ERRORS as error:
+            self.registry.last_error = f"{handler.__name__}: {error}"
+            raise FUSEError(errno_of(error)) from error
+        except Exception as error:
+            logger.exception("defect in %s", handler.__name__)
+            self.registry.last_error = f"{handler.__name__}: defect: {error!r}"
+            raise FUSEError(errno.EIO) from error
+
+    return answer
+
+
+class OpenDirectory:
+    """A directory being listed: the names at opendir."""
+
+    def __init__(self, node: Directory, names: Sequence[bytes]) -> None:
+        self.node = node
+        self.names = names
+
+
+class OpenFile:
+    """An open file with who opened it: writes act in his name."""
+
+    def __init__(self, node: TextFile, handle: Handle, caller: Caller) -> None:
+        self.node = node
+        self.handle = handle
+        self.caller = caller
+
+
+class Filesystem(pyfuse3.Operations):
+    """Requests of the kernel, carried to the tree and to commands."""
+
+    def __init__(self, registry: Registry, commands: Commands) -> None:
+        super().__init__()
+        self.registry = registry
+        self._commands = commands
+        self._inodes = InodeTable(RootDirectory(registry, TOP_FILES, GenerationsDirectory))
+        self._readers = trio.CapacityLimiter(MAX_READERS)
+        self._files: dict[int, OpenFile] = {}
+        self._directories: dict[int, OpenDirectory] = {}
+        self._next_handle = 1
+        # Guards notifications, which come from any thread, against the end of the session.
+        self._notifying = threading.Lock()
+        self._is_mounted = True
+
+    def stop_notifying(self) -> None:
+        """No poller is woken from here on: the session is about to end."""
+        with self._notifying:
+            self._is_mounted = False
+
+    def _wake(self, handle: PollHandle) -> None:
+        with self._notifying:
+            if not self._is_mounted:
+                return
+            try:
+                handle.notify()
+            except OSError as error:  # ENOENT: the file was closed meanwhile
+                logger.debug("poll notification: %s", error)
+
+    # --- names and attributes ---
+
+    async def _run(self, node: Node, function: Callable[..., R], *args: object) -> R:
+        if node.is_slow:
+            return await trio.to_thread.run_sync(function, *args, limiter=self._readers)
+        return function(*args)
+
+    def _directory(self, inode: InodeT) -> Directory:
+        node = self._inodes.node(inode)
+        if not isinstance(node, Directory):
+            raise FUSEError(errno.ENOTDIR)
+        return node
+
+    async def _entry(self, node: Node) -> EntryAttributes:
+        """The reply that makes the kernel remember `node`."""
+        entry = await self._attributes(node, 0)
+        entry.st_ino = self._inodes.remember(node)
+        return entry
+
+    async def _attributes(self, node: Node, inode: int) -> EntryAttributes:
+        attributes = await self._run(node, node.attributes)
+        entry = EntryAttributes()
+        entry.st_ino = inode
+        entry.st_mode = attributes.mode
+        entry.st_nlink = attributes.links
+        entry.st_uid = attributes.owner.uid
+        entry.st_gid = attributes.owner.gid
+        entry.st_size = attributes.size
+        entry.st_blksize = BLOCK_BYTES
+        entry.st_blocks = -(-attributes.size // 512)
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = attributes.time_ns
+        entry.attr_timeout = entry.entry_timeout = LASTING_SECONDS if attributes.is_lasting else 0
+        return entry
+
+    @answers_errno
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        directory = self._directory(parent_inode)
+        if name in (b".", b".."):
+            raise FUSEError(errno.ENOENT)  # asked by NFS servers only
+        node = await self._run(directory, directory.lookup, name)
+        if node is None:
+            raise FUSEError(errno.ENOENT)
+        return await self._entry(node)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, count in inode_list:
+            self._inodes.forget(inode, count)
+
+    @answers_errno
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return await self._attributes(self._inodes.node(inode), inode)
+
+    @answers_errno
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        node = self._inodes.node(inode)
+        if fields.update_mode or fields.update_uid or fields.update_gid:
+            raise node.refuse("a change of mode or owner")
+        if not (isinstance(node, ControlFile) and node.is_writable):
+            raise node.refuse("a change of size or time")
+        # O_TRUNC before a write changes nothing: a command is what is written.
+        if fields.update_mtime and node.file is File.CHECKPOINT:
+            await self._commands.execute(node.entry, node.file, b"", _caller(ctx))
+        return await self._attributes(node, inode)
+
+    @answers_errno
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        node = self._inodes.node(inode)
+        assert isinstance(node, Symlink)
+        return await self._run(node, node.target)
+
+    # --- making and removing ---
+
+    @answers_errno
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        directory = self._directory(parent_inode)
+        node = await self._run(directory, directory.make_directory, name, _caller(ctx))
+        return await self._entry(node)
+
+    @answers_errno
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        directory = self._directory(parent_inode)
+        await self._run(directory, directory.remove_directory, name, _caller(ctx))
+
+    @answers_errno
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        raise self._directory(parent_inode).refuse("unlink")
+
+    @answers_errno
+    async def mknod(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        rdev: int,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        raise self._directory(parent_inode).refuse("mknod")
+
+    @answers_errno
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> tuple[FileInfo, EntryAttributes]:
+        raise self._directory(parent_inode).refuse("create")
+
+    @answers_errno
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise self._directory(parent_inode).refuse("symlink")
+
+    @answers_errno
+    async def link(
+        self,
+        inode: InodeT,
+        new_parent_inode: InodeT,
+        new_name: FileNameT,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        raise self._directory(new_parent_inode).refuse("link")
+
+    @answers_errno
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        raise self._directory(parent_inode_old).refuse("rename")
+
+    # --- files ---
+
+    @answers_errno
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        node = self._inodes.node(inode)
+        assert isinstance(node, TextFile)
+        is_writable = isinstance(node, ControlFile) and node.is_writable
+        if flags & os.O_ACCMODE != os.O_RDONLY and not is_writable:
+            raise node.refuse("writing")
+        number = self._new_handle()
+        self._files[number] = OpenFile(node, node.open(), _caller(ctx))
+        # The text is made anew at each pass: the kernel must neither keep it nor trust a size.
+        return FileInfo(fh=FileHandleT(number), direct_io=True)
+
+    @answers_errno
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        file = self._files[fh]
+        return await self._run(file.node, file.handle.read, off, size)
+
+    @answers_errno
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        file = self._files[fh]
+        assert isinstance(file.node, ControlFile)
+        await self._commands.execute(file.node.entry, file.node.file, buf, file.caller)
+        return len(buf)
+
+    @answers_errno
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        node = self._files[fh].node
+        if isinstance(node, ControlFile) and node.file is File.CHECKPOINT:
+            await self._commands.wait_durable(node.entry)
+
+    async def flush(self, fh: FileHandleT) -> None:
+        return  # a write's outcome is known when it returns
+
+    async def release(self, fh: FileHandleT) -> None:
+        del self._files[fh]
+
+    @answers_errno
+    async def poll(
+        self,
+        inode: InodeT,
+        fh: FileHandleT,
+        poll_handle: PollHandle | None,
+        ctx: RequestContext,
+    ) -> int:
+        file = self._files[fh]
+        watch = file.handle.watch
+        if watch is not None and poll_handle is not None:
+            watch.add(partial(self._wake, poll_handle))
+            if isinstance(file.node, ControlFile):
+                self._commands.watch_durability(file.node.entry)
+        events = select.POLLIN | select.POLLRDNORM if file.handle.is_readable() else 0
+        if isinstance(file.node, ControlFile) and file.node.is_writable:
+            events |= select.POLLOUT | select.POLLWRNORM
+        return events
+
+    # --- directories ---
+
+    def _new_handle(self) -> int:
+        self._next_handle += 1
+        return self._next_handle
+
+    @answers_errno
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        directory = self._directory(inode)
+        names = await self._run(directory, directory.names)
+        number = self._new_handle()
+        self._directories[number] = OpenDirectory(directory, names)
+        return FileHandleT(number)
+
+    @answers_errno
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        listing = self._directories[fh]
+        directory = listing.node
+        for index in range(start_id, len(listing.names)):
+            name = listing.names[index]
+            node = await self._run(directory, directory.lookup, name)
+            if node is None:
+                continue  # deleted since opendir
+            entry = await self._entry(node)
+            if not pyfuse3.readdir_reply(token, FileNameT(name), entry, index + 1):
+                self._inodes.forget(entry.st_ino, 1)
+                return
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        del self._directories[fh]
+
+    @answers_errno
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        await trio.to_thread.run_sync(self.registry.store.sync)
+
+    @answers_errno
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        statistics = await trio.to_thread.run_sync(self.registry.store.statistics)
+        data = StatvfsData()
+        data.f_bsize = data.f_frsize = BLOCK_BYTES
+        data.f_blocks = statistics.file_bytes // BLOCK_BYTES
+        data.f_bfree = data.f_bavail = statistics.free_bytes // BLOCK_BYTES
+        data.f_files = statistics.generations
+        data.f_namemax = 255
+        return data
+
+
+def _caller(ctx: RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid, ctx.pid)
+
+
+# --- the mount --------------------------------------------------------------------------------
+
+
+async def _terminate_on_signal(*, task_status: Any) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            pyfuse3.terminate()
+            return
+
+
+async def _serve(registry: Registry, request: MountRequest, starter: Starter) -> None:
+    """Mount and answer until unmounted or told to end. Accepted commands are carried out."""
+    async with trio.open_nursery() as accepted, trio.open_nursery() as helpers:
+        filesystem = Filesystem(registry, Commands(registry, accepted))
+        await helpers.start(_terminate_on_signal)
+        try:
+            pyfuse3.init(filesystem, str(request.mountpoint), request.fuse_options())
+        except RuntimeError as error:
+            raise MountError(
+                f"{request.mountpoint}: mounting failed ({error}); is /dev/fuse usable?"
+            ) from error
+        try:
+            starter.succeed()
+            await pyfuse3.main()
+        finally:
+            filesystem.stop_notifying()
+            pyfuse3.close(unmount=True)
+            helpers.cancel_scope.cancel()
+
+
+def serve(request: MountRequest, starter: Starter, make_partition: PartitionFactory) -> None:
+    """Open the store, mount, answer, flush, close. Raises MountError, SlosError."""
+    check_mountpoint(request.mountpoint)
+    registry = Registry(open_store(request), make_partition)
+    try:
+        trio.run(_serve, registry, request, starter)
+    finally:
+        for failure in registry.close():
+            logger.error("closing: %s", failure)
+
+
+def run(arguments: Sequence[str], make_partition: PartitionFactory) -> int:
+    """The program `slfs`. Exit status 0 when mounted (or, in the foreground, unmounted again)."""
+    try:
+        request = parse_command_line(arguments)
+    except UsageError as error:
+        print_error(f"{error}\n{USAGE}")
+        return error.exit_status
+    if request is None:
+        sys.stdout.write(USAGE + "\n")
+        return 0
+    starter = Starter() if request.foreground else start_in_background()
+    configure_logging(foreground=request.foreground)
+    try:
+        serve(request, starter, make_partition)
+    except (MountError, SlosError) as error:
+        starter.fail(str(error))
+        return error.exit_status
+    return 0
