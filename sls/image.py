@@ -1,0 +1,115 @@
+"""The image of a generation: what the tasks were, as records. Contents of memory are beside it, by object number.
+
+Encoded as magic, format version, msgpack. A new field has a default; a tag or name is never used again. Pure.
+"""
+
+import struct
+from typing import Final
+
+import msgspec
+
+from sls.errors import ImageError
+from sls.resources import (
+    AnyFileRecord,
+    AnyProcessRecord,
+    AnyThreadRecord,
+    Content,
+    Loss,
+    MemoryRecord,
+    Record,
+    ThreadStateRecord,
+)
+
+VERSION: Final = 1
+MANIFEST_OBJECT: Final = 1  # object of a generation that holds the encoded image
+FIRST_MEMORY_OBJECT: Final = 16
+_HEAD = struct.Struct("=4sH")
+_MAGIC: Final = b"SLSI"
+
+
+class ThreadImage(Record, frozen=True):
+    """One thread."""
+
+    tid: int
+    states: tuple[AnyThreadRecord, ...]
+
+    @property
+    def state(self) -> ThreadStateRecord:
+        return next(one for one in self.states if isinstance(one, ThreadStateRecord))
+
+
+class DescriptorImage(Record, frozen=True):
+    """One entry of a descriptor table."""
+
+    fd: int
+    file_id: int
+    close_on_exec: bool
+
+
+class ProcessImage(Record, frozen=True):
+    """One process; its leader is the first thread.
+
+    A zombie has an `exit_status` (as wait(2) gives it) and nothing else.
+    """
+
+    pid: int
+    ppid: int
+    pgid: int
+    sid: int
+    comm: bytes
+    states: tuple[AnyProcessRecord, ...] = ()
+    threads: tuple[ThreadImage, ...] = ()
+    descriptors: tuple[DescriptorImage, ...] = ()
+    exit_status: int | None = None
+
+    @property
+    def memory(self) -> MemoryRecord:
+        return next(one for one in self.states if isinstance(one, MemoryRecord))
+
+
+class Image(Record, frozen=True):
+    """Everything but the bytes of memory. `processes`: parents before children."""
+
+    time_ns: int
+    boot_id: str
+    kernel: str
+    processes: tuple[ProcessImage, ...]
+    files: tuple[AnyFileRecord, ...]
+    contents: tuple[Content, ...] = ()
+    losses: tuple[Loss, ...] = ()
+
+    def process(self, pid: int) -> ProcessImage:
+        """The process of that number; KeyError."""
+        for one in self.processes:
+            if one.pid == pid:
+                return one
+        raise KeyError(pid)
+
+    def roots(self) -> list[ProcessImage]:
+        """Processes whose parent is not in the image."""
+        inside = {one.pid for one in self.processes}
+        return [one for one in self.processes if one.ppid not in inside]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Image)
+
+
+def encode(image: Image) -> bytes:
+    """The stored form."""
+    return _HEAD.pack(_MAGIC, VERSION) + _ENCODER.encode(image)
+
+
+def decode(data: bytes) -> Image:
+    """Inverse of `encode`. ImageError for another version (both are named) or for what is no image."""
+    if len(data) < _HEAD.size or data[:4] != _MAGIC:
+        raise ImageError("this generation holds no process image; choose another generation")
+    _, version = _HEAD.unpack_from(data)
+    if version != VERSION:
+        raise ImageError(
+            f"the image has version {version}, this program reads {VERSION}; use the program that wrote it"
+        )
+    try:
+        return _DECODER.decode(data[_HEAD.size :])
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ImageError(f"the image is damaged ({error}); choose another generation") from error

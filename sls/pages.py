@@ -1,0 +1,271 @@
+"""Contents of private memory: which pages there are, which were written since the last look, and their copy.
+
+Tracking (Linux 6.7): a userfaultfd made inside the task and taken over from there, registered for asynchronous
+write-protection; PAGEMAP_SCAN then returns what was written and arms it again in one call. A mapping that is not
+registered is new: all its pages count. Where the kernel lacks this, every look counts all pages. Ranges are address
+pairs [start, end), ascending, page-aligned. Single-threaded.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from sls import syscalls
+from sls.proc import VmaLine
+from sls.remote import Arena, Borrowed, call
+from sls.syscalls import (
+    PAGE_BYTES,
+    PAGE_IS_FILE,
+    PAGE_IS_PFNZERO,
+    PAGE_IS_PRESENT,
+    PAGE_IS_SWAPPED,
+    PAGE_IS_WPALLOWED,
+    PAGE_IS_WRITTEN,
+)
+
+_TOP: Final = (1 << 47) - PAGE_BYTES
+_UFFD_USER_MODE_ONLY: Final = 1
+_FEATURES: Final = (
+    syscalls.UFFD_FEATURE_PAGEFAULT_FLAG_WP
+    | syscalls.UFFD_FEATURE_WP_HUGETLBFS_SHMEM
+    | syscalls.UFFD_FEATURE_WP_UNPOPULATED
+    | syscalls.UFFD_FEATURE_WP_ASYNC
+)
+_POPULATED: Final = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
+_NOT_OURS: Final = PAGE_IS_FILE | PAGE_IS_PFNZERO
+
+Ranges = list[tuple[int, int]]
+
+
+# --- sets of addresses ----------------------------------------------------------------------------------------------
+
+
+def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """Adjacent and overlapping ranges joined; sorts."""
+    result: Ranges = []
+    for start, end in sorted(ranges):
+        if result and start <= result[-1][1]:
+            result[-1] = (result[-1][0], max(end, result[-1][1]))
+        else:
+            result.append((start, end))
+    return result
+
+
+def intersection(left: Sequence[tuple[int, int]], right: Sequence[tuple[int, int]]) -> Ranges:
+    """What is in both; each argument ascending and disjoint."""
+    result: Ranges = []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        start, end = max(left[i][0], right[j][0]), min(left[i][1], right[j][1])
+        if start < end:
+            result.append((start, end))
+        if left[i][1] < right[j][1]:
+            i += 1
+        else:
+            j += 1
+    return result
+
+
+def difference(left: Sequence[tuple[int, int]], right: Sequence[tuple[int, int]]) -> Ranges:
+    """What is in `left` and not in `right`; each ascending and disjoint."""
+    result: Ranges = []
+    j = 0
+    for start, end in left:
+        while j < len(right) and right[j][1] <= start:
+            j += 1
+        position, k = start, j
+        while k < len(right) and right[k][0] < end:
+            if right[k][0] > position:
+                result.append((position, right[k][0]))
+            position = max(position, right[k][1])
+            k += 1
+        if position < end:
+            result.append((position, end))
+    return result
+
+
+def total_bytes(ranges: Iterable[tuple[int, int]]) -> int:
+    """Length of all ranges together."""
+    return sum(end - start for start, end in ranges)
+
+
+# --- which pages ----------------------------------------------------------------------------------------------------
+
+
+class Changes(NamedTuple):
+    """What a look found: pages to copy, and pages that were there at the last look and are gone (or zero)."""
+
+    copied: Ranges
+    gone: Ranges
+
+
+class PageTracker:
+    """Knows, for one address space, what was captured last and what was written since."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self._userfaultfd: int | None = None
+        self._captured: Ranges | None = None
+        self.lack: str = ""  # why there is no tracking, in words
+
+    @property
+    def is_tracking(self) -> bool:
+        return self._userfaultfd is not None
+
+    def start(self, thread: Borrowed, arena: Arena, pidfd: int) -> None:
+        """Make the userfaultfd inside the task and take it over. Leaves `lack` when the kernel has none of that."""
+        flags = os.O_CLOEXEC | os.O_NONBLOCK | _UFFD_USER_MODE_ONLY
+        (made,) = arena.run(thread, [call("userfaultfd", flags)])
+        if made.failed:
+            self.lack = f"userfaultfd: {os.strerror(-made.value)}"
+            return
+        fd = syscalls.pidfd_getfd(pidfd, made.value)
+        arena.run(thread, [call("close", made.value)])
+        try:
+            syscalls.userfaultfd_api(fd, _FEATURES)
+        except OSError as error:
+            os.close(fd)
+            self.lack = f"userfaultfd without asynchronous write-protection: {error.strerror}"
+            return
+        self._userfaultfd = fd
+
+    def look(self, vmas: Sequence[VmaLine], *, full: bool) -> Changes:
+        """Pages to copy now, all of them armed. `vmas`: private mappings, the program's own. The task stands still."""
+        spans = merged((vma.start, vma.end) for vma in vmas)
+        populated, unregistered = self._populated(spans)
+        if full or self._captured is None or not self.is_tracking:
+            changes = Changes(populated, [])
+            self._arm(vmas)
+        else:
+            written = intersection(self._written(), populated)
+            copied = merged([*written, *intersection(populated, unregistered)])
+            changes = Changes(copied, difference(self._captured, populated))
+            if unregistered:
+                self._arm(vmas)
+        self._captured = populated
+        return changes
+
+    def forget(self) -> None:
+        """What was captured last did not become a generation: the next look counts all pages."""
+        self._captured = None
+
+    def _populated(self, spans: Sequence[tuple[int, int]]) -> tuple[Ranges, Ranges]:
+        """Pages with contents of their own within `spans`, and those of them in mappings that are not registered."""
+        found = syscalls.scan_pages(
+            self._pagemap, 0, _TOP,
+            inverted=_NOT_OURS, all_of=_NOT_OURS, any_of=_POPULATED, returned=PAGE_IS_WPALLOWED,
+        )  # fmt: skip
+        populated = intersection(merged((one.start, one.end) for one in found), spans)
+        new = merged(
+            (one.start, one.end) for one in found if not one.categories & PAGE_IS_WPALLOWED
+        )
+        return populated, intersection(new, spans)
+
+    def _written(self) -> Ranges:
+        found = syscalls.scan_pages(
+            self._pagemap, 0, _TOP,
+            all_of=PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN, returned=PAGE_IS_WRITTEN, write_protect=True,
+        )  # fmt: skip
+        return merged((one.start, one.end) for one in found)
+
+    def _arm(self, vmas: Sequence[VmaLine]) -> None:
+        if self._userfaultfd is None:
+            return
+        for vma in vmas:
+            try:
+                syscalls.userfaultfd_register_wp(self._userfaultfd, vma.start, vma.length)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EPERM, errno.EBUSY):
+                    raise  # these three: a mapping that cannot be watched; it stays new at each look
+        self._written()
+
+    def close(self) -> None:
+        """End tracking; the kernel drops the registration with the descriptor."""
+        os.close(self._pagemap)
+        if self._userfaultfd is not None:
+            os.close(self._userfaultfd)
+            self._userfaultfd = None
+
+
+# --- copies ---------------------------------------------------------------------------------------------------------
+
+
+class CopyBuffer:
+    """A memfd that grows, mapped here and, by whoever gets its descriptor, elsewhere. Filled front to back."""
+
+    def __init__(self, size_bytes: int = 1 << 24) -> None:
+        self.fd = os.memfd_create("sls-copy", os.MFD_CLOEXEC)
+        self.used = 0
+        self._map(size_bytes)
+
+    def _map(self, size_bytes: int) -> None:
+        os.ftruncate(self.fd, size_bytes)
+        self._memory = mmap.mmap(self.fd, size_bytes)
+        self._array: ctypes.Array[ctypes.c_char] = syscalls.shared_array(memoryview(self._memory))
+
+    def reserve(self, size_bytes: int) -> int:
+        """Room for `size_bytes`; returns its offset."""
+        offset = self.used
+        if offset + size_bytes > len(self._memory):
+            old = self._memory
+            self._map(max(2 * len(old), (offset + size_bytes + mmap.PAGESIZE) & -mmap.PAGESIZE))
+        self.used = offset + size_bytes
+        return offset
+
+    def view(self, offset: int, size_bytes: int) -> memoryview:
+        """The memory itself; do not keep it beyond the next `reserve`."""
+        return memoryview(self._memory)[offset : offset + size_bytes]
+
+    def append(self, data: bytes) -> int:
+        """Copy `data` in; returns its offset."""
+        offset = self.reserve(len(data))
+        self._memory[offset : offset + len(data)] = data
+        return offset
+
+    def copy_ranges(self, pid: int, memory_fd: int, ranges: Sequence[tuple[int, int]]) -> int:
+        """Copy memory of `pid`, packed; returns the offset of the first byte."""
+        offset = self.reserve(total_bytes(ranges))
+        done = 0
+        vectors = [(start, end - start) for start, end in ranges]
+        while vectors:
+            moved = self._copy_readable(pid, vectors, offset + done)
+            done += moved
+            vectors = _skipped(vectors, moved)
+            if vectors:  # a range that its owner may not read: the debugger's way, which may
+                address, length = vectors[0]
+                piece = min(length, 1 << 20)
+                count = os.preadv(memory_fd, [self.view(offset + done, piece)], address)
+                done += count
+                vectors = _skipped(vectors, count)
+        return offset
+
+    def _copy_readable(self, pid: int, vectors: list[tuple[int, int]], offset: int) -> int:
+        try:
+            return syscalls.read_memory_into(pid, vectors, self._array, offset)
+        except OSError as error:
+            if error.errno != errno.EFAULT:
+                raise
+            return 0
+
+    def clear(self) -> None:
+        """Start over; what a large copy took beyond 64 MiB goes back to the system."""
+        self.used = 0
+        if len(self._memory) > 1 << 26:
+            os.ftruncate(self.fd, 0)
+            self._map(1 << 24)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _skipped(vectors: list[tuple[int, int]], moved: int) -> list[tuple[int, int]]:
+    """`vectors` without their first `moved` bytes."""
+    for index, (address, length) in enumerate(vectors):
+        if moved < length:
+            return [(address + moved, length - moved), *vectors[index + 1 :]]
+        moved -= length
+    return []

@@ -1,0 +1,302 @@
+"""Text of /proc turned into typed values. The only module that knows /proc's formats (proc(5)).
+
+`read` and `entries` touch the filesystem; everything named `parse_…` is pure. A vanished task is TaskDiedError.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
+
+from sls.errors import TaskDiedError, UnsupportedResourceError
+
+
+def read(pid: int, name: str) -> bytes:
+    """The whole of /proc/<pid>/<name>. TaskDiedError when the task is gone."""
+    try:
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            chunks = []
+            while chunk := os.read(fd, 1 << 17):
+                chunks.append(chunk)
+            return b"".join(chunks)
+        finally:
+            os.close(fd)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise TaskDiedError(pid, f"reading {name}") from error
+
+
+def link(pid: int, name: str) -> bytes:
+    """Target of the symbolic link /proc/<pid>/<name>."""
+    try:
+        return os.readlink(f"/proc/{pid}/{name}".encode())
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise TaskDiedError(pid, f"reading {name}") from error
+
+
+def entries(pid: int, name: str) -> list[int]:
+    """The numbers in the directory /proc/<pid>/<name> (`task`, `fd`), ascending."""
+    try:
+        return sorted(int(entry) for entry in os.listdir(f"/proc/{pid}/{name}"))
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise TaskDiedError(pid, f"listing {name}") from error
+
+
+def exists(pid: int) -> bool:
+    """Whether a task of this number exists, zombies included."""
+    return os.path.exists(f"/proc/{pid}")
+
+
+def pids() -> list[int]:
+    """All process numbers of this pid namespace."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def children(pid: int) -> list[int]:
+    """Children of every thread of `pid`, from /proc/<pid>/task/<tid>/children."""
+    found: list[int] = []
+    for tid in entries(pid, "task"):
+        try:
+            found += map(int, read(pid, f"task/{tid}/children").split())
+        except TaskDiedError:
+            continue  # that thread ended: its children moved to another one or away
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Children, their children, and so on, parents before children; `pid` itself not included."""
+    found: list[int] = []
+    queue = [pid]
+    while queue:
+        try:
+            below = children(queue.pop(0))
+        except TaskDiedError:
+            continue
+        found += below
+        queue += below
+    return found
+
+
+def find_descriptor(pid: int, target: bytes) -> int | None:
+    """A descriptor of `pid` whose link reads `target`; None when there is none or it may not be looked at."""
+    try:
+        for fd in entries(pid, "fd"):
+            if link(pid, f"fd/{fd}") == target:
+                return fd
+    except (TaskDiedError, PermissionError):
+        pass
+    return None
+
+
+# --- stat and status ------------------------------------------------------------------------------------------------
+
+
+class Stat(NamedTuple):
+    """The fields of /proc/<pid>/stat that are used; addresses are 0 without permission to ptrace."""
+
+    pid: int
+    comm: bytes
+    state: str
+    ppid: int
+    pgrp: int
+    session: int
+    flags: int
+    start_time_ticks: int
+    exit_signal: int
+    priority: int
+    nice: int
+    rt_priority: int
+    policy: int
+    start_code: int
+    end_code: int
+    start_stack: int
+    start_data: int
+    end_data: int
+    start_brk: int
+    arg_start: int
+    arg_end: int
+    env_start: int
+    env_end: int
+    exit_code: int
+
+    @property
+    def is_zombie(self) -> bool:
+        return self.state in "ZX"
+
+    @property
+    def is_kernel_thread(self) -> bool:
+        return bool(self.flags & 0x00200000)  # PF_KTHREAD, include/linux/sched.h
+
+
+def parse_stat(text: bytes) -> Stat:
+    """One line of /proc/<pid>/stat."""
+    head, _, tail = text.partition(b"(")
+    comm, _, rest = tail.rpartition(b")")
+    words = rest.split()
+    field = {index + 3: int(word) for index, word in enumerate(words) if index}
+    return Stat(
+        pid=int(head),
+        comm=comm,
+        state=words[0].decode(),
+        ppid=field[4],
+        pgrp=field[5],
+        session=field[6],
+        flags=field[9],
+        start_time_ticks=field[22],
+        exit_signal=field[38],
+        priority=field[18],
+        nice=field[19],
+        rt_priority=field[40],
+        policy=field[41],
+        start_code=field[26],
+        end_code=field[27],
+        start_stack=field[28],
+        start_data=field[45],
+        end_data=field[46],
+        start_brk=field[47],
+        arg_start=field[48],
+        arg_end=field[49],
+        env_start=field[50],
+        env_end=field[51],
+        exit_code=field[52],
+    )
+
+
+def stat(pid: int) -> Stat:
+    """/proc/<pid>/stat, parsed."""
+    return parse_stat(read(pid, "stat"))
+
+
+def parse_fields(text: bytes) -> dict[str, str]:
+    """`Name:<blank>value` lines, as in status and fdinfo. Of repeated names the last one counts."""
+    fields = {}
+    for line in text.decode(errors="surrogateescape").splitlines():
+        name, _, value = line.partition(":")
+        fields[name] = value.strip()
+    return fields
+
+
+def status(pid: int, tid: int | None = None) -> dict[str, str]:
+    """/proc/<pid>/status (or a thread's), as a mapping."""
+    return parse_fields(read(pid, "status" if tid is None else f"task/{tid}/status"))
+
+
+# --- maps -----------------------------------------------------------------------------------------------------------
+
+
+class VmaLine(NamedTuple):
+    """One line of /proc/<pid>/maps. `permissions` as printed: `rwxp`."""
+
+    start: int
+    end: int
+    permissions: str
+    offset: int
+    major: int
+    minor: int
+    inode: int
+    name: bytes
+
+    @property
+    def is_shared(self) -> bool:
+        return self.permissions[3] == "s"
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+    @property
+    def device(self) -> int:
+        return os.makedev(self.major, self.minor)
+
+
+def _unescape(name: bytes) -> bytes:
+    return name.replace(b"\\012", b"\n")
+
+
+def parse_maps(text: bytes) -> list[VmaLine]:
+    """All of /proc/<pid>/maps; proc(5): a newline in a path is written as an octal escape."""
+    found = []
+    for line in text.split(b"\n"):
+        if not line:
+            continue
+        words = line.split(None, 5)
+        start, _, end = words[0].partition(b"-")
+        major, _, minor = words[3].partition(b":")
+        found.append(
+            VmaLine(
+                int(start, 16), int(end, 16), words[1].decode(), int(words[2], 16),
+                int(major, 16), int(minor, 16), int(words[4]),
+                _unescape(words[5]) if len(words) > 5 else b"",
+            )
+        )  # fmt: skip
+    return found
+
+
+def parse_smaps_flags(text: bytes) -> dict[int, frozenset[str]]:
+    """Start address → VmFlags (two-letter codes) of every mapping in /proc/<pid>/smaps."""
+    flags: dict[int, frozenset[str]] = {}
+    start = 0
+    for line in text.split(b"\n"):
+        if line.startswith(b"VmFlags:"):
+            flags[start] = frozenset(line[8:].decode().split())
+        elif line and (line[:1].isdigit() or b"a" <= line[:1] <= b"f"):
+            start = int(line.partition(b"-")[0], 16)
+    return flags
+
+
+# --- fdinfo ---------------------------------------------------------------------------------------------------------
+
+
+class FdInfo(Mapping[str, str]):
+    """/proc/<pid>/fdinfo/<fd> as a mapping; a field that this kernel does not print is UnsupportedResourceError."""
+
+    def __init__(self, pid: int, fd: int, text: bytes) -> None:
+        self._pid = pid
+        self._fd = fd
+        self._text = text
+        self._fields = parse_fields(text)
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._fields:
+            raise UnsupportedResourceError(
+                self._pid,
+                f"fd {self._fd}",
+                f"this kernel does not print `{name}` in fdinfo; a newer kernel is needed",
+            )
+        return self._fields[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    @property
+    def position(self) -> int:
+        return int(self["pos"])
+
+    @property
+    def flags(self) -> int:
+        return int(self["flags"], 8)
+
+    def lines(self, prefix: str) -> list[str]:
+        """Every line that starts with `prefix`, for the kinds that print tables (epoll, inotify, locks)."""
+        return [line for line in self._text.decode().splitlines() if line.startswith(prefix)]
+
+
+def fdinfo(pid: int, fd: int) -> FdInfo:
+    """/proc/<pid>/fdinfo/<fd>, parsed."""
+    return FdInfo(pid, fd, read(pid, f"fdinfo/{fd}"))
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+NAMESPACES: Final = ("mnt", "net", "pid", "ipc", "uts", "user", "time", "cgroup")
+
+
+def boot_id() -> str:
+    """The number of this boot: inode numbers of pipes and sockets mean something only within one."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()

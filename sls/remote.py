@@ -1,0 +1,531 @@
+"""System calls made inside another process, hundreds in one go, that heal themselves.
+
+An *arena* is a small shared mapping in the task: one page of code, then a control block, a table of calls and their
+data. The tracer has the same memory mapped, so writing a table costs no system call. A stopped thread is pointed at
+the code, runs the table, and raises a signal at itself that it ignores by default: with a tracer this is a stop,
+without one it is nothing. After the signal the code puts back mask, flags and registers from the control block and
+jumps to where the thread was. So a tracer that is killed in the middle leaves a thread that finishes the table and
+goes on by itself.
+
+The first call (mmap of the arena) needs memory before there is any: its code and data lie in the unused tail of the
+vdso page, behind the vdso's last byte, and are wiped afterwards.
+
+Resources describe what they want as generators (`Remote`): they yield lists of `Call` and get lists of `Reply`; several
+generators run in lock-step share each batch (`run_together`). Single-threaded by nature: ptrace belongs to one thread.
+"""
+
+import mmap
+import os
+import signal
+import struct
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sls import proc, syscalls
+from sls.errors import RemoteSyscallError, TaskDiedError, UnsupportedResourceError
+from sls.proc import VmaLine
+from sls.syscalls import PAGE_BYTES, Registers
+
+ARENA_BYTES: Final = 64 * PAGE_BYTES
+_MASK64: Final = (1 << 64) - 1
+
+# --- calls ----------------------------------------------------------------------------------------------------------
+
+
+class In(NamedTuple):
+    """Bytes that the call reads; the argument is their address. `pointers`: (offset in data, what it points to)."""
+
+    data: bytes
+    pointers: "tuple[tuple[int, In | Out], ...]" = ()
+
+
+class Out(NamedTuple):
+    """Room for `size` bytes that the call writes, preset to `initial`; the argument is its address."""
+
+    size: int
+    initial: bytes = b""
+
+
+class Call(NamedTuple):
+    """One system call by name."""
+
+    name: str
+    arguments: tuple[int | In | Out, ...]
+
+
+class Reply(NamedTuple):
+    """What a call returned: the kernel's value (negative errno on failure) and the `Out` buffers in order."""
+
+    pid: int
+    name: str
+    value: int
+    outputs: tuple[bytes, ...]
+
+    @property
+    def failed(self) -> bool:
+        return -4096 < self.value < 0
+
+    def check(self) -> int:
+        """The value; RemoteSyscallError when the call failed."""
+        if self.failed:
+            raise RemoteSyscallError(self.pid, self.name, -self.value)
+        return self.value
+
+
+def call(name: str, *arguments: int | In | Out) -> Call:
+    """A call of `name` (as in syscalls(2))."""
+    return Call(name, arguments)
+
+
+T = TypeVar("T")
+Remote = Generator[Sequence[Call], Sequence[Reply], T]
+
+
+def remote_all(calls: Sequence[Call]) -> Remote[list[Reply]]:
+    """Make `calls`, each of which must succeed."""
+    replies = yield calls
+    for reply in replies:
+        reply.check()
+    return list(replies)
+
+
+def run_together(
+    remotes: Iterable[Remote[Any]], execute: Callable[[Sequence[Call]], Sequence[Reply]]
+) -> list[Any]:
+    """Run generators in lock-step, one batch a round for all of them; returns their results in order."""
+    waiting = list(enumerate(remotes))
+    results: list[Any] = [None] * len(waiting)
+    answers: dict[int, Sequence[Reply] | None] = {index: None for index, _ in waiting}
+    while waiting:
+        wanted: list[tuple[int, Remote[Any], Sequence[Call]]] = []
+        for index, remote in waiting:
+            try:
+                answer = answers[index]
+                calls = next(remote) if answer is None else remote.send(answer)
+                wanted.append((index, remote, calls))
+            except StopIteration as stop:
+                results[index] = stop.value
+        batch = [one for _, _, calls in wanted for one in calls]
+        replies = execute(batch) if batch else []
+        position = 0
+        for index, _, calls in wanted:
+            answers[index] = replies[position : position + len(calls)]
+            position += len(calls)
+        waiting = [(index, remote) for index, remote, _ in wanted]
+    return results
+
+
+# --- the code that runs in the task ---------------------------------------------------------------------------------
+
+# Control block: pid, tid, signal, mask, flags, rip, then the general registers in this order.
+_CONTROL = struct.Struct("=3Q 3Q 16Q")
+_CONTROL_REGISTERS: Final = (
+    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
+_AT_PID, _AT_TID, _AT_SIGNAL, _AT_MASK, _AT_FLAGS, _AT_RIP, _AT_REGISTERS = 0, 8, 16, 24, 32, 40, 48
+_AT_RSP: Final = _AT_REGISTERS + 8 * _CONTROL_REGISTERS.index("rsp")
+_AT_TABLE: Final = 0x100  # from the control block
+_ENTRY = struct.Struct("=q6QQ")
+_STORE_RESULT: Final = b"\x49\x89\x47\x38"  # mov [r15+56], rax
+_KEEP_RESULT: Final = (
+    b"\x49\x89\xc4\x90"  # mov r12, rax; nop: for code that runs in read-only memory
+)
+
+# (opcode, offset in the control block that a rip-relative operand names, or None)
+_CODE: Final[tuple[tuple[bytes, int | None], ...]] = (
+    (b"\x4c\x8d\x3d", _AT_TABLE),  # lea r15, [table]
+    # next:
+    (b"\x49\x8b\x07", None),  # mov rax, [r15]
+    (b"\x48\x85\xc0", None),  # test rax, rax
+    (b"\x78\x24", None),  # js done
+    (b"\x49\x8b\x7f\x08", None),  # mov rdi, [r15+8]
+    (b"\x49\x8b\x77\x10", None),  # mov rsi, [r15+16]
+    (b"\x49\x8b\x57\x18", None),  # mov rdx, [r15+24]
+    (b"\x4d\x8b\x57\x20", None),  # mov r10, [r15+32]
+    (b"\x4d\x8b\x47\x28", None),  # mov r8, [r15+40]
+    (b"\x4d\x8b\x4f\x30", None),  # mov r9, [r15+48]
+    (b"\x0f\x05", None),  # syscall
+    (_STORE_RESULT, None),
+    (b"\x49\x83\xc7\x40", None),  # add r15, 64
+    (b"\xeb\xd4", None),  # jmp next
+    # done: tgkill(pid, tid, signal), the stop that the tracer waits for
+    (b"\x8b\x3d", _AT_PID),  # mov edi, [pid]
+    (b"\x8b\x35", _AT_TID),  # mov esi, [tid]
+    (b"\x8b\x15", _AT_SIGNAL),  # mov edx, [signal]
+    (b"\xb8\xea\x00\x00\x00", None),  # mov eax, 234
+    (b"\x0f\x05", None),  # syscall
+    # heal: reached only when there is no tracer any more; signals are still blocked while rsp is off the stack
+    (b"\x48\x8d\x25", _AT_FLAGS),  # lea rsp, [flags]
+    (b"\x9d", None),  # popfq
+    (b"\x48\x8b\x25", _AT_RSP),  # mov rsp, [rsp_]
+    (b"\xb8\x0e\x00\x00\x00", None),  # mov eax, 14 (rt_sigprocmask)
+    (b"\xbf\x02\x00\x00\x00", None),  # mov edi, 2 (SIG_SETMASK)
+    (b"\x48\x8d\x35", _AT_MASK),  # lea rsi, [mask]
+    (b"\xba\x00\x00\x00\x00", None),  # mov edx, 0
+    (b"\x41\xba\x08\x00\x00\x00", None),  # mov r10d, 8
+    (b"\x0f\x05", None),  # syscall
+    (b"\x48\x8b\x05", _AT_REGISTERS + 0),  # mov rax, …
+    (b"\x48\x8b\x1d", _AT_REGISTERS + 8),  # rbx
+    (b"\x48\x8b\x0d", _AT_REGISTERS + 16),  # rcx
+    (b"\x48\x8b\x15", _AT_REGISTERS + 24),  # rdx
+    (b"\x48\x8b\x35", _AT_REGISTERS + 32),  # rsi
+    (b"\x48\x8b\x3d", _AT_REGISTERS + 40),  # rdi
+    (b"\x48\x8b\x2d", _AT_REGISTERS + 48),  # rbp
+    (b"\x4c\x8b\x05", _AT_REGISTERS + 64),  # r8
+    (b"\x4c\x8b\x0d", _AT_REGISTERS + 72),  # r9
+    (b"\x4c\x8b\x15", _AT_REGISTERS + 80),  # r10
+    (b"\x4c\x8b\x1d", _AT_REGISTERS + 88),  # r11
+    (b"\x4c\x8b\x25", _AT_REGISTERS + 96),  # r12
+    (b"\x4c\x8b\x2d", _AT_REGISTERS + 104),  # r13
+    (b"\x4c\x8b\x35", _AT_REGISTERS + 112),  # r14
+    (b"\x4c\x8b\x3d", _AT_REGISTERS + 120),  # r15
+    (b"\xff\x25", _AT_RIP),  # jmp [rip_]
+)
+
+
+def assemble(control_offset: int, *, writable: bool) -> bytes:
+    """The code, its control block `control_offset` bytes behind its first byte. Not `writable`: results stay in r12."""
+    code = bytearray()
+    for opcode, target in _CODE:
+        keeps = opcode is _STORE_RESULT and not writable
+        code += _KEEP_RESULT if keeps else opcode
+        if target is not None:
+            code += struct.pack("=i", control_offset + target - (len(code) + 4))
+    assert len(code) <= control_offset
+    return bytes(code)
+
+
+_ARENA_CODE: Final = assemble(PAGE_BYTES, writable=True)
+_VDSO_CONTROL: Final = 0x100
+_VDSO_CODE: Final = assemble(_VDSO_CONTROL, writable=False)
+
+# errno values a task sees when a signal interrupts a call that is to be restarted, include/linux/errno.h
+ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
+_RESTART_SYSCALL: Final = 219
+
+
+def is_restarting(registers: Registers) -> bool:
+    """Whether the thread was taken out of a system call that the kernel will make again."""
+    return registers.orig_rax < 1 << 63 and (registers.rax ^ _MASK64) + 1 in (
+        ERESTARTSYS,
+        ERESTARTNOINTR,
+        ERESTARTNOHAND,
+        ERESTART_RESTARTBLOCK,
+    )
+
+
+def restarted(registers: Registers, *, block_is_kept: bool) -> Registers:
+    """Registers with which the thread makes its interrupted call again, as arch/x86/kernel/signal.c would set them.
+
+    `block_is_kept`: the kernel still holds the thread's restart block, so ERESTART_RESTARTBLOCK goes on where it was;
+    otherwise (a restored thread) the whole call is made again.
+    """
+    copy = syscalls.registers_from_bytes(bytes(registers))
+    if is_restarting(registers):
+        in_block = (registers.rax ^ _MASK64) + 1 == ERESTART_RESTARTBLOCK
+        copy.rax = _RESTART_SYSCALL if in_block and block_is_kept else registers.orig_rax
+        copy.rip = registers.rip - 2
+    copy.orig_rax = _MASK64
+    return copy
+
+
+def _control_block(pid: int, tid: int, stop_signal: int, mask: int, registers: Registers) -> bytes:
+    after = restarted(registers, block_is_kept=True)
+    general = (getattr(after, name) for name in _CONTROL_REGISTERS)
+    return _CONTROL.pack(pid, tid, stop_signal, mask, after.eflags, after.rip, *general)
+
+
+# --- a thread that works for its tracer -----------------------------------------------------------------------------
+
+_QUIET_SIGNALS: Final = (signal.SIGURG, signal.SIGWINCH, signal.SIGCHLD)
+
+
+def quiet_signal(status: "dict[str, str]") -> int:
+    """A signal that the process ignores by default and has no handler for; SIGURG when it handles them all."""
+    handled = int(status["SigCgt"], 16) | int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+    for number in _QUIET_SIGNALS:
+        if not handled >> (number - 1) & 1:
+            return int(number)
+    return int(signal.SIGURG)
+
+
+class Borrowed:
+    """A stopped thread whose registers and mask are ours until `give_back`.
+
+    `births` collects tids that the thread's calls made (clone3). Signals that arrive meanwhile stay queued in the
+    kernel; the one kind that cannot be blocked and does not kill (SIGSTOP) is sent again by `give_back`.
+    """
+
+    def __init__(
+        self, pid: int, tid: int, registers: Registers, mask: int, stop_signal: int
+    ) -> None:
+        self.pid = pid
+        self.tid = tid
+        self.registers = registers
+        self.mask = mask
+        self.stop_signal = stop_signal
+        self.births: list[int] = []
+        self._deferred: list[int] = []
+        self._is_masked = False
+
+    def run_at(self, address: int) -> None:
+        """Let the thread run from `address` until it raises the stop signal at itself."""
+        if not self._is_masked:
+            syscalls.set_sigmask(self.tid, _MASK64 & ~(1 << (self.stop_signal - 1)))
+            self._is_masked = True
+        registers = syscalls.registers_from_bytes(bytes(self.registers))
+        registers.rip = address
+        registers.orig_rax = _MASK64
+        syscalls.set_registers(self.tid, registers)
+        syscalls.resume(self.tid)
+        self._wait_for_signal()
+
+    def _wait_for_signal(self) -> None:
+        while True:
+            stop = syscalls.wait_stop(self.tid)
+            if stop.event in syscalls.BIRTH_EVENTS:
+                self.births.append(syscalls.event_message(self.tid))
+            elif not stop.event:
+                if stop.signal == self.stop_signal:
+                    return
+                self._deferred.append(stop.signal)
+            syscalls.resume(self.tid)
+
+    def give_back(self) -> None:
+        """Put registers and mask back as they were at the stop."""
+        syscalls.set_registers(self.tid, self.registers)
+        if self._is_masked:
+            syscalls.set_sigmask(self.tid, self.mask)
+            self._is_masked = False
+        for number in self._deferred:
+            syscalls.syscall("tgkill", self.pid, self.tid, number)
+        self._deferred.clear()
+
+
+class Arena:
+    """Shared memory of the tracer and one process (and those it forks): code, control block, table, data."""
+
+    def __init__(self, base: int, memory: mmap.mmap) -> None:
+        self.base = base
+        self.end = base + ARENA_BYTES
+        self._memory = memory
+        memory[: len(_ARENA_CODE)] = _ARENA_CODE
+
+    @classmethod
+    def create(cls, thread: Borrowed, maps: Sequence[VmaLine], base: int) -> "Arena":
+        """Map an arena at `base` (a hole) in the process of `thread`."""
+        calls = (
+            call(
+                "mmap", base, ARENA_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, _MAP_ARENA, _MASK64, 0
+            ),
+            call("mprotect", base, PAGE_BYTES, mmap.PROT_READ | mmap.PROT_EXEC),
+        )
+        run_in_vdso(thread, maps, calls)
+        path = f"/proc/{thread.pid}/map_files"
+        # two mappings since mprotect: both are of one shmem object, and the second starts one page into it
+        fd = os.open(f"{path}/{base:x}-{base + PAGE_BYTES:x}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return cls(base, mmap.mmap(fd, ARENA_BYTES, mmap.MAP_SHARED))
+        finally:
+            os.close(fd)
+
+    def remove(self, thread: Borrowed, maps: Sequence[VmaLine]) -> None:
+        """Unmap the arena from the process of `thread`; it must not be used after."""
+        run_in_vdso(thread, maps, (call("munmap", self.base, ARENA_BYTES),))
+        self.close()
+
+    def close(self) -> None:
+        """Drop the tracer's side."""
+        self._memory.close()
+
+    def run(self, thread: Borrowed, calls: Sequence[Call]) -> list[Reply]:
+        """Make `calls` in `thread`, in order, in as few batches as they fit in.
+
+        A failed call does not end the batch; its reply tells.
+        """
+        replies: list[Reply] = []
+        position = 0
+        while position < len(calls):
+            layout = _Layout(self.base + PAGE_BYTES + _AT_TABLE, self.end, calls, position)
+            self._load(thread, layout)
+            thread.run_at(self.base)
+            replies += self._replies(thread.pid, calls[position : layout.next_call], layout)
+            position = layout.next_call
+        return replies
+
+    def _load(self, thread: Borrowed, layout: "_Layout") -> None:
+        control = _control_block(
+            thread.pid, thread.tid, thread.stop_signal, thread.mask, thread.registers
+        )
+        self._memory[PAGE_BYTES : PAGE_BYTES + len(control)] = control
+        for address, data in layout.pieces:
+            offset = address - self.base
+            self._memory[offset : offset + len(data)] = data
+
+    def _replies(self, pid: int, calls: Sequence[Call], layout: "_Layout") -> list[Reply]:
+        replies = []
+        for index, one in enumerate(calls):
+            at = PAGE_BYTES + _AT_TABLE + index * _ENTRY.size + 56
+            value = int.from_bytes(self._memory[at : at + 8], "little", signed=True)
+            outputs = tuple(
+                self._memory[address - self.base : address - self.base + size]
+                for address, size in layout.outputs[index]
+            )
+            replies.append(Reply(pid, one.name, value, outputs))
+        return replies
+
+
+_MAP_ARENA: Final = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x100000  # MAP_FIXED_NOREPLACE
+
+
+class _Layout:
+    """Where a batch's table and data go: as many of `calls` from `position` as fit below `limit`."""
+
+    def __init__(self, table: int, limit: int, calls: Sequence[Call], position: int) -> None:
+        self.pieces: list[tuple[int, bytes]] = []
+        self.outputs: list[list[tuple[int, int]]] = []
+        count = self._fitting(calls[position:], limit - table)
+        self.next_call = position + count
+        self._free = table + (count + 1) * _ENTRY.size
+        entries = bytearray()
+        for one in calls[position : self.next_call]:
+            self.outputs.append([])
+            arguments = [self._place(argument) & _MASK64 for argument in one.arguments]
+            arguments += [0] * (6 - len(arguments))
+            entries += _ENTRY.pack(syscalls.SYSCALL_NUMBERS[one.name], *arguments, 0)
+        entries += _ENTRY.pack(-1, 0, 0, 0, 0, 0, 0, 0)
+        self.pieces.append((table, bytes(entries)))
+
+    @staticmethod
+    def _fitting(calls: Sequence[Call], room: int) -> int:
+        room -= _ENTRY.size
+        for count, one in enumerate(calls):
+            room -= _ENTRY.size + sum(map(_data_bytes, one.arguments))
+            if room < 0:
+                assert count, f"the data of one {one.name} does not fit into the arena"
+                return count
+        return len(calls)
+
+    def _place(self, argument: int | In | Out) -> int:
+        if isinstance(argument, int):
+            return argument
+        address = self._free
+        if isinstance(argument, Out):
+            self._free += _rounded(argument.size)
+            self.outputs[-1].append((address, argument.size))
+            if argument.initial:
+                self.pieces.append((address, argument.initial))
+            return address
+        self._free += _rounded(len(argument.data))
+        data = bytearray(argument.data)
+        for offset, target in argument.pointers:
+            data[offset : offset + 8] = struct.pack("=Q", self._place(target))
+        self.pieces.append((address, bytes(data)))
+        return address
+
+
+def _rounded(size: int) -> int:
+    return (size + 15) & ~15
+
+
+def _data_bytes(argument: int | In | Out) -> int:
+    if isinstance(argument, int):
+        return 0
+    if isinstance(argument, Out):
+        return _rounded(argument.size)
+    return _rounded(len(argument.data)) + sum(
+        _data_bytes(target) for _, target in argument.pointers
+    )
+
+
+# --- calls before there is an arena ---------------------------------------------------------------------------------
+
+
+def _own_vdso_bytes() -> int:
+    """Length of the vdso without its unused tail, the same in every process of this kernel."""
+    vma = next(
+        vma for vma in proc.parse_maps(proc.read(os.getpid(), "maps")) if vma.name == b"[vdso]"
+    )
+    with open("/proc/self/mem", "rb", buffering=0) as memory:
+        image = os.pread(memory.fileno(), vma.length, vma.start)
+    return len(image.rstrip(b"\0"))
+
+
+_vdso_used_bytes: int | None = None
+
+
+def _vdso_tail(thread: Borrowed, maps: Sequence[VmaLine], need: int) -> int:
+    global _vdso_used_bytes
+    if _vdso_used_bytes is None:
+        _vdso_used_bytes = _own_vdso_bytes()
+    vdso = next((vma for vma in maps if vma.name == b"[vdso]"), None)
+    if vdso is None:
+        raise UnsupportedResourceError(
+            thread.pid, "memory", "it has unmapped its vdso; run it without"
+        )
+    start = vdso.start + ((_vdso_used_bytes + 64 + 15) & ~15)
+    if start + need > vdso.end:
+        raise UnsupportedResourceError(
+            thread.pid, "memory", "this kernel's vdso page has no free tail"
+        )
+    return start
+
+
+def run_in_vdso(thread: Borrowed, maps: Sequence[VmaLine], calls: Sequence[Call]) -> int:
+    """Make `calls` (integer arguments only) from the tail of the vdso; all must succeed. Returns the last one's value.
+
+    Writing through /proc/<pid>/mem gives the task its own copy of that page, as a debugger's breakpoint does.
+    """
+    table = b"".join(
+        _ENTRY.pack(
+            syscalls.SYSCALL_NUMBERS[one.name],
+            *(int(a) & _MASK64 for a in (*one.arguments, *(0,) * (6 - len(one.arguments)))),  # type: ignore[arg-type]
+            0,
+        )
+        for one in calls
+    )
+    control = _control_block(
+        thread.pid, thread.tid, thread.stop_signal, thread.mask, thread.registers
+    )
+    blob = bytearray(_VDSO_CODE.ljust(_VDSO_CONTROL, b"\0") + control)
+    blob = blob.ljust(_VDSO_CONTROL + _AT_TABLE, b"\0") + table + struct.pack("=q", -1)
+    start = _vdso_tail(thread, maps, len(blob))
+    memory = open_memory(thread.pid)
+    try:
+        os.pwrite(memory, blob, start)
+        thread.run_at(start)
+        value = _signed(syscalls.get_registers(thread.tid).r12)
+        os.pwrite(memory, bytes(len(blob)), start)
+    finally:
+        os.close(memory)
+    return Reply(thread.pid, calls[-1].name, value, ()).check()
+
+
+def open_memory(pid: int) -> int:
+    """A descriptor of /proc/<pid>/mem for reading and writing whatever the page protections say."""
+    try:
+        return os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise TaskDiedError(pid, "opening its memory") from error
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def find_hole(layouts: Sequence[Sequence[VmaLine]], length: int) -> int:
+    """An address where none of `layouts` has a mapping within 1 MiB of [address, address + length)."""
+    margin = 1 << 20
+    taken = sorted(
+        (vma.start, vma.end) for layout in layouts for vma in layout if vma.end < 1 << 47
+    )
+    end = 0x10_0000_0000  # far from where programs, heaps and stacks are placed
+    for start, stop in taken:
+        if stop + margin <= end:
+            continue
+        if start >= end + length + margin:
+            break
+        end = (stop + margin + PAGE_BYTES - 1) & -PAGE_BYTES
+    assert end + length < (1 << 47) - margin, "no hole in the address space"
+    return end

@@ -1,0 +1,96 @@
+"""The register of kernel resources: one module each, named by the manual page's noun.
+
+`ls` of this folder answers "where does X go?". A new resource is one module and one line in a tuple here; order is the
+order in which restore runs within a stage, and in which file kinds are asked.
+"""
+
+from typing import Any, Final
+
+from sls.resources.base import (
+    CaptureContext,
+    CapturedProcess,
+    Content,
+    ContentReader,
+    FileRecord,
+    FileType,
+    Loss,
+    MemorySource,
+    OpenFile,
+    ProcessRecord,
+    ProcessState,
+    Record,
+    RestoreContext,
+    RestoredProcess,
+    Stage,
+    ThreadRecord,
+    ThreadState,
+    Writer,
+)
+from sls.resources.credentials import Credentials, CredentialsRecord
+from sls.resources.device import Device, DeviceRecord
+from sls.resources.eventfd import Eventfd, EventfdRecord
+from sls.resources.memory import Memory, MemoryRecord, VmaKind, VmaRecord
+from sls.resources.namespaces import Namespaces, NamespacesRecord
+from sls.resources.pipe import Pipe, PipeRecord
+from sls.resources.process import Process, ProcessStateRecord
+from sls.resources.regular import Regular, RegularRecord
+from sls.resources.signals import (
+    SignalActions,
+    SignalActionsRecord,
+    ThreadSignals,
+    ThreadSignalsRecord,
+)
+from sls.resources.thread import Thread, ThreadStateRecord, final_registers
+from sls.resources.timers import IntervalTimers, IntervalTimersRecord
+
+PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
+    Namespaces(),
+    Memory(),
+    SignalActions(),
+    Process(),
+    IntervalTimers(),
+)
+THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (Thread(), ThreadSignals(), Credentials())
+FILE_TYPES: Final[tuple[FileType[Any], ...]] = (Regular(), Device(), Pipe(), Eventfd())
+
+AnyProcessRecord = (
+    NamespacesRecord
+    | MemoryRecord
+    | SignalActionsRecord
+    | ProcessStateRecord
+    | IntervalTimersRecord
+)
+AnyThreadRecord = ThreadStateRecord | ThreadSignalsRecord | CredentialsRecord
+AnyFileRecord = RegularRecord | DeviceRecord | PipeRecord | EventfdRecord
+
+__all__ = [
+    "FILE_TYPES",
+    "PROCESS_STATES",
+    "THREAD_STATES",
+    "AnyFileRecord",
+    "AnyProcessRecord",
+    "AnyThreadRecord",
+    "CaptureContext",
+    "CapturedProcess",
+    "Content",
+    "ContentReader",
+    "FileRecord",
+    "FileType",
+    "Loss",
+    "MemoryRecord",
+    "MemorySource",
+    "OpenFile",
+    "ProcessRecord",
+    "ProcessState",
+    "Record",
+    "RestoreContext",
+    "RestoredProcess",
+    "Stage",
+    "ThreadRecord",
+    "ThreadState",
+    "ThreadStateRecord",
+    "VmaKind",
+    "VmaRecord",
+    "Writer",
+    "final_registers",
+]

@@ -1,0 +1,361 @@
+"""What a kernel resource is to capture and restore: its record, and one class that turns the world into it and back.
+
+A resource is one of three: state that every process has (`ProcessState`), state that every thread has (`ThreadState`),
+or a kind of open file description (`FileType`). Methods that need system calls inside the task are generators
+(`sls.remote.Remote`): they yield lists of calls and get the replies; the orchestrators run many of them in one batch.
+"""
+
+import enum
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from sls import proc, syscalls
+from sls.errors import UnsupportedResourceError
+from sls.freeze import FrozenProcess, FrozenThread
+from sls.proc import FdInfo, VmaLine
+from sls.remote import Arena, Remote
+
+
+class Stage(enum.IntEnum):
+    """The order in which a process comes back; each stage of all processes ends before the next begins."""
+
+    TASKS = (
+        0  # processes, sessions, groups, threads: ids must be there before anything refers to them
+    )
+    MEMORY = (
+        1  # mappings and contents: later calls need nothing of it, but files mapped must be open
+    )
+    FILES = 2  # descriptor tables: numbers must be right before anything is registered by number
+    LINKS = (
+        3  # what ties resources together: epoll interest, owners, locks, timers, pending signals
+    )
+    IDENTITY = 4  # credentials, capabilities, limits: last, for the calls before need root's rights
+    RESUME = 5  # registers and masks
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything that an image holds."""
+
+
+class ProcessRecord(Record, frozen=True):
+    """State of one process."""
+
+
+class ThreadRecord(Record, frozen=True):
+    """State of one thread."""
+
+
+class FileRecord(Record, frozen=True):
+    """One open file description. `flags`: as fdinfo prints them, without O_CLOEXEC."""
+
+    file_id: int
+    flags: int
+
+
+class Loss(Record, frozen=True):
+    """Something that comes back in a lesser form, with the user's knowledge (`report`)."""
+
+    pid: int
+    resource: str
+    detail: str
+
+
+class Content(Record, frozen=True):
+    """Names an object of the generation that holds bytes: shared memory, a deleted file."""
+
+    object_id: int
+    size_bytes: int
+
+
+class MemorySource(Protocol):
+    """Bytes of the target's that go into an object of the generation, read while everything stands still."""
+
+    def data_ranges(self) -> Iterator[tuple[int, int]]:
+        """Offsets [start, end) that hold data, ascending, page-aligned."""
+        ...
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill `view` from `offset`."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was opened."""
+        ...
+
+
+class OpenFile:
+    """One open file description as found behind `pid`'s descriptor `fd` (the first one seen of it)."""
+
+    def __init__(
+        self, process: "CapturedProcess", fd: int, target: bytes, info: FdInfo, file_id: int
+    ) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.fd = fd
+        self.target = target
+        self.info = info
+        self.file_id = file_id
+        self._stat: os.stat_result | None = None
+        self._descriptor: int | None = None
+
+    @property
+    def flags(self) -> int:
+        return self.info.flags & ~os.O_CLOEXEC
+
+    @property
+    def position(self) -> int:
+        return self.info.position
+
+    @property
+    def stat(self) -> os.stat_result:
+        """fstat(2) of the description."""
+        if self._stat is None:
+            self._stat = os.stat(f"/proc/{self.pid}/fd/{self.fd}")
+        return self._stat
+
+    @property
+    def descriptor(self) -> int:
+        """A duplicate in this process (pidfd_getfd), closed when the capture ends. Look, never drain."""
+        if self._descriptor is None:
+            self._descriptor = syscalls.pidfd_getfd(self.process.pidfd, self.fd)
+        return self._descriptor
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def unsupported(self, detail: str) -> UnsupportedResourceError:
+        """The error that refuses this file by name."""
+        return UnsupportedResourceError(self.pid, f"fd {self.fd}", detail)
+
+
+class CapturedProcess:
+    """A frozen process while it is read. Text of /proc is read once and kept for the capture."""
+
+    def __init__(self, frozen: FrozenProcess, object_id: int, *, is_tracked: bool) -> None:
+        self.frozen = frozen
+        self.pid = frozen.pid
+        self.object_id = object_id  # of its memory in the generation
+        self.arena: Arena | None = None
+        self._is_tracked = is_tracked
+        self.stat = proc.stat(self.pid)
+        self.status = proc.status(self.pid)
+        self.maps: list[VmaLine] = proc.parse_maps(proc.read(self.pid, "maps"))
+        self._pidfd: int | None = None
+
+    @property
+    def pidfd(self) -> int:
+        if self._pidfd is None:
+            self._pidfd = os.pidfd_open(self.pid)
+        return self._pidfd
+
+    def is_arena(self, vma: VmaLine) -> bool:
+        """Whether `vma` is our own, not the program's."""
+        return self.arena is not None and self.arena.base <= vma.start < self.arena.end
+
+    def is_watch_of_ours(self, flag: str) -> bool:
+        """Whether a userfaultfd flag of a mapping (`uw`) comes from our own tracking of pages."""
+        return self._is_tracked and flag == "uw"
+
+    def close(self) -> None:
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def unsupported(self, resource: str, detail: str) -> UnsupportedResourceError:
+        """The error that refuses this process's `resource` by name."""
+        return UnsupportedResourceError(self.pid, resource, detail)
+
+
+class CaptureContext:
+    """What resources may ask and tell during one capture."""
+
+    def __init__(self, processes: Sequence[CapturedProcess], first_object_id: int) -> None:
+        self.processes = {process.pid: process for process in processes}
+        self.losses: list[Loss] = []
+        self.contents: list[tuple[Content, MemorySource]] = []
+        self.files: dict[int, OpenFile] = {}
+        self.versions: dict[bytes, Any] = {}  # path → what was seen of the mapped file
+        # (pid, fd) → file id, complete before any FileType.capture runs
+        self.descriptors: dict[tuple[int, int], int] = {}
+        self._seen: set[object] = set()
+        self._contents: dict[object, Content] = {}
+        self._next_object_id = first_object_id
+
+    def lose(self, pid: int, resource: str, detail: str) -> None:
+        """Record that `resource` comes back in a lesser form."""
+        self.losses.append(Loss(pid=pid, resource=resource, detail=detail))
+
+    def is_first_sight(self, identity: object) -> bool:
+        """True once for each identity: whose record carries what all holders share (a pipe's bytes)."""
+        if identity in self._seen:
+            return False
+        self._seen.add(identity)
+        return True
+
+    def keep(
+        self, identity: object, size_bytes: int, source: Callable[[], MemorySource]
+    ) -> Content:
+        """Put the bytes of `source` into the generation, once for each `identity`."""
+        if identity not in self._contents:
+            content = Content(object_id=self._next_object_id, size_bytes=size_bytes)
+            self._next_object_id += 1
+            self._contents[identity] = content
+            self.contents.append((content, source()))
+        return self._contents[identity]
+
+    def holders(self, file_id: int) -> list[tuple[int, int]]:
+        """Every (pid, fd) of the partition that refers to the description."""
+        return [where for where, found in self.descriptors.items() if found == file_id]
+
+
+class RestoredProcess(Protocol):
+    """A process on its way back: blank at first."""
+
+    pid: int
+    layout: Sequence[VmaLine]  # of the blank address space
+    spare_address: int  # where nothing is, before or after: 1 MiB
+
+    def is_arena(self, vma: VmaLine) -> bool:
+        """Whether `vma` is the restorer's own."""
+        ...
+
+    def fill(self, object_id: int, writable: Sequence[tuple[int, int]]) -> None:
+        """Write the generation's bytes to their addresses. `writable`: ranges that the process itself may write."""
+        ...
+
+
+class ContentReader(Protocol):
+    """Contents of objects of the generation."""
+
+    def data_ranges(self, object_id: int) -> Sequence[tuple[int, int]]:
+        """Offsets [start, end) that hold data."""
+        ...
+
+    def copy_to(self, object_id: int, ranges: Sequence[tuple[int, int]], write: "Writer") -> None:
+        """Hand the bytes of `ranges` to `write`, in pieces."""
+        ...
+
+
+Writer = Callable[[int, memoryview], None]  # (offset, bytes)
+
+
+class RestoreContext:
+    """What resources may ask and tell during one restore. Descriptors registered here are closed at its end."""
+
+    def __init__(
+        self,
+        contents: ContentReader,
+        *,
+        is_same_boot: bool,
+        first_free_fd: int,
+        terminal: Sequence[int] = (),
+    ) -> None:
+        self.contents = contents
+        self.first_free_fd = first_free_fd
+        self.is_same_boot = is_same_boot
+        self.terminal = tuple(
+            terminal
+        )  # the restorer's terminal as descriptors 0, 1, 2 here, or empty
+        self.notes: list[Loss] = []
+        self.file_descriptors: dict[int, int] = {}
+        self._shared: dict[object, Any] = {}
+        self._to_close: list[int] = []
+
+    def note(self, resource: str, detail: str, pid: int = 0) -> None:
+        """Tell the user of something that came back in another form."""
+        self.notes.append(Loss(pid=pid, resource=resource, detail=detail))
+
+    def once(self, identity: object, make: "Callable[[], T]") -> "T":
+        """The object that several records share (a pipe, a memfd); made by the first that asks."""
+        if identity not in self._shared:
+            self._shared[identity] = make()
+        found: T = self._shared[identity]
+        return found
+
+    def opened(self, fd: int) -> int:
+        """Register a descriptor of this process that is closed when the restore ends; returns it."""
+        self._to_close.append(fd)
+        return fd
+
+    def inheritable(self, fd: int) -> int:
+        """A duplicate that the processes inherit, numbered above every descriptor of theirs; `fd` may be closed."""
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD, self.first_free_fd)
+        return self.opened(high)
+
+    def descriptor(self, file_id: int) -> int:
+        """This process's descriptor of a file that is restored already."""
+        return self.file_descriptors[file_id]
+
+    def close(self) -> None:
+        for fd in self._to_close:
+            os.close(fd)
+        self._to_close.clear()
+
+
+T = TypeVar("T")
+P = TypeVar("P", bound=ProcessRecord)
+H = TypeVar("H", bound=ThreadRecord)
+F = TypeVar("F", bound=FileRecord)
+
+
+class ProcessState(Generic[P]):
+    """State that every process has. `capture` runs in the leader, `restore` in the new leader, at `stage`."""
+
+    stage: Stage
+    record: type[P]
+
+    def prepare(self, ctx: RestoreContext, record: P) -> None:
+        """Before any process is made: open what it is to inherit (`ctx.inheritable`). Nothing by default."""
+
+    def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[P]:
+        raise NotImplementedError
+
+    def restore(self, ctx: RestoreContext, process: RestoredProcess, record: P) -> Remote[None]:
+        raise NotImplementedError
+
+
+class ThreadState(Generic[H]):
+    """State that every thread has. `capture` runs in the thread, `restore` in the new one, at `stage`."""
+
+    stage: Stage
+    record: type[H]
+
+    def capture(
+        self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
+    ) -> Remote[H]:
+        raise NotImplementedError
+
+    def restore(
+        self, ctx: RestoreContext, process: RestoredProcess, tid: int, record: H
+    ) -> Remote[None]:
+        raise NotImplementedError
+
+
+class FileType(Generic[F]):
+    """A kind of open file description. Made in the restoring process, inherited by those who hold it."""
+
+    record: type[F]
+
+    def matches(self, file: OpenFile) -> bool:
+        """Whether `file` is of this kind. Cheap: looks at the link's text, or the mode."""
+        raise NotImplementedError
+
+    def capture(self, ctx: CaptureContext, file: OpenFile) -> F:
+        """The record. Raises `file.unsupported(…)` for what cannot be kept."""
+        raise NotImplementedError
+
+    def restore(self, ctx: RestoreContext, record: F) -> int:
+        """A new descriptor in this process. Status flags (O_NONBLOCK, O_APPEND …) are set by the caller."""
+        raise NotImplementedError
+
+    def link(
+        self, ctx: RestoreContext, record: F, process: RestoredProcess, fd: int
+    ) -> Remote[None]:
+        """Calls made in one process that holds the file as `fd`, once all tables are complete. None by default."""
+        yield from ()

@@ -1,0 +1,120 @@
+"""Signal actions, alternate stacks, and signals that wait to be delivered (sigaction(2), signal(7)).
+
+Masks are in the thread's record. Queued signals are put back with rt_sigqueueinfo(2) by the task itself, the only
+sender that the kernel lets forge a siginfo_t.
+"""
+
+import struct
+from typing import Final
+
+from sls import syscalls
+from sls.freeze import FrozenThread
+from sls.remote import In, Out, Remote, call, remote_all
+from sls.resources.base import (
+    CaptureContext,
+    CapturedProcess,
+    ProcessRecord,
+    ProcessState,
+    Record,
+    RestoreContext,
+    RestoredProcess,
+    Stage,
+    ThreadRecord,
+    ThreadState,
+)
+
+_SIGNALS: Final = range(1, 65)
+_UNCHANGEABLE: Final = (9, 19)
+_SIGACTION_BYTES: Final = 32
+_STACK = struct.Struct("=QiIQ")
+_SS_ONSTACK, _SS_DISABLE = 1, 2
+
+
+class SignalAction(Record, frozen=True):
+    """The kernel's struct sigaction of one signal: handler, flags, restorer, mask."""
+
+    number: int
+    action: bytes
+
+
+class SignalActionsRecord(ProcessRecord, frozen=True, tag="signal-actions"):
+    """Actions that are not the default, and the process's queue in order (siginfo_t each)."""
+
+    actions: tuple[SignalAction, ...]
+    queue: tuple[bytes, ...]
+
+
+class SignalActions(ProcessState[SignalActionsRecord]):
+    """The process's actions and queue."""
+
+    stage = Stage.LINKS
+    record = SignalActionsRecord
+
+    def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[SignalActionsRecord]:
+        numbers = [number for number in _SIGNALS if number not in _UNCHANGEABLE]
+        replies = yield [
+            call("rt_sigaction", number, 0, Out(_SIGACTION_BYTES), 8) for number in numbers
+        ]
+        return SignalActionsRecord(
+            actions=tuple(
+                SignalAction(number=number, action=reply.outputs[0])
+                for number, reply in zip(numbers, replies, strict=True)
+                if reply.check() == 0 and any(reply.outputs[0])
+            ),
+            queue=tuple(syscalls.peek_siginfo(process.frozen.leader.tid, shared=True)),
+        )
+
+    def restore(
+        self, ctx: RestoreContext, process: RestoredProcess, record: SignalActionsRecord
+    ) -> Remote[None]:
+        calls = [call("rt_sigaction", one.number, In(one.action), 0, 8) for one in record.actions]
+        calls += [
+            call("rt_sigqueueinfo", process.pid, _signal_number(info), In(info))
+            for info in record.queue
+        ]
+        yield from remote_all(calls)
+
+
+class ThreadSignalsRecord(ThreadRecord, frozen=True, tag="thread-signals"):
+    """Alternate stack (sigaltstack(2): address, flags, bytes) and the thread's own queue."""
+
+    stack_address: int
+    stack_flags: int
+    stack_bytes: int
+    queue: tuple[bytes, ...]
+
+
+class ThreadSignals(ThreadState[ThreadSignalsRecord]):
+    """The thread's stack for handlers and its queue."""
+
+    stage = Stage.LINKS
+    record = ThreadSignalsRecord
+
+    def capture(
+        self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
+    ) -> Remote[ThreadSignalsRecord]:
+        (reply,) = yield [call("sigaltstack", 0, Out(_STACK.size))]
+        reply.check()
+        address, flags, _, size = _STACK.unpack(reply.outputs[0])
+        return ThreadSignalsRecord(
+            stack_address=address,
+            stack_flags=flags & ~_SS_ONSTACK,
+            stack_bytes=size,
+            queue=tuple(syscalls.peek_siginfo(thread.tid, shared=False)),
+        )
+
+    def restore(
+        self, ctx: RestoreContext, process: RestoredProcess, tid: int, record: ThreadSignalsRecord
+    ) -> Remote[None]:
+        calls = [
+            call("rt_tgsigqueueinfo", process.pid, tid, _signal_number(info), In(info))
+            for info in record.queue
+        ]
+        if not record.stack_flags & _SS_DISABLE:
+            stack = _STACK.pack(record.stack_address, record.stack_flags, 0, record.stack_bytes)
+            calls.append(call("sigaltstack", In(stack), 0))
+        yield from remote_all(calls)
+
+
+def _signal_number(info: bytes) -> int:
+    return int.from_bytes(info[:4], "little", signed=True)

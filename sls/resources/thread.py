@@ -1,0 +1,133 @@
+"""One thread: registers with the whole XSAVE area, mask, name, scheduling, and the addresses the kernel keeps for it.
+
+A thread taken out of a system call that restarts makes the call again after a restore. Sources: ptrace(2),
+set_tid_address(2), get_robust_list(2), rseq(2), sched(7), ioprio_set(2).
+"""
+
+import os
+import struct
+from typing import Final
+
+from sls import proc, syscalls
+from sls.freeze import FrozenThread
+from sls.remote import In, Out, Remote, call, remote_all, restarted
+from sls.resources.base import (
+    CaptureContext,
+    CapturedProcess,
+    RestoreContext,
+    RestoredProcess,
+    Stage,
+    ThreadRecord,
+    ThreadState,
+)
+
+_PR_SET_NAME, _PR_GET_TID_ADDRESS = 15, 40
+_RSEQ_CS_OFFSET: Final = 8  # struct rseq: cpu_id_start, cpu_id, rseq_cs
+_RSEQ_CS = struct.Struct("=IIQQQ")  # version, flags, start_ip, post_commit_offset, abort_ip
+
+
+class ThreadStateRecord(ThreadRecord, frozen=True, tag="thread"):
+    """Registers (user_regs_struct, XSAVE area in standard form) and per-thread kernel state."""
+
+    registers: bytes
+    xstate: bytes
+    sigmask: int
+    comm: bytes
+    clear_child_tid: int
+    robust_list: int
+    robust_list_bytes: int
+    rseq_address: int
+    rseq_bytes: int
+    rseq_signature: int
+    policy: int
+    priority: int
+    nice: int
+    io_priority: int
+    affinity: tuple[int, ...]
+
+
+class Thread(ThreadState[ThreadStateRecord]):
+    """One thread."""
+
+    stage = Stage.LINKS
+    record = ThreadStateRecord
+
+    def capture(
+        self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
+    ) -> Remote[ThreadStateRecord]:
+        (reply,) = yield [call("prctl", _PR_GET_TID_ADDRESS, Out(8))]
+        reply.check()
+        tid = thread.tid
+        stat = proc.parse_stat(proc.read(process.pid, f"task/{tid}/stat"))
+        rseq = syscalls.rseq_configuration(tid)
+        robust_list, robust_list_bytes = syscalls.robust_list(tid)
+        return ThreadStateRecord(
+            registers=syscalls.registers_to_bytes(_outside_rseq(process.pid, thread, rseq)),
+            xstate=syscalls.get_xstate(tid),
+            sigmask=thread.sigmask,
+            comm=stat.comm,
+            clear_child_tid=int.from_bytes(reply.outputs[0], "little"),
+            robust_list=robust_list,
+            robust_list_bytes=robust_list_bytes,
+            rseq_address=rseq.address,
+            rseq_bytes=rseq.size_bytes,
+            rseq_signature=rseq.signature,
+            policy=stat.policy,
+            priority=stat.rt_priority,
+            nice=stat.nice,
+            io_priority=syscalls.io_priority(tid),
+            affinity=tuple(sorted(os.sched_getaffinity(tid))),
+        )
+
+    def restore(
+        self, ctx: RestoreContext, process: RestoredProcess, tid: int, record: ThreadStateRecord
+    ) -> Remote[None]:
+        calls = [
+            call("set_tid_address", record.clear_child_tid),
+            call("prctl", _PR_SET_NAME, In(record.comm + b"\0")),
+        ]
+        if record.robust_list:
+            calls.append(call("set_robust_list", record.robust_list, record.robust_list_bytes))
+        if record.rseq_address:
+            calls.append(
+                call("rseq", record.rseq_address, record.rseq_bytes, 0, record.rseq_signature)
+            )
+        yield from remote_all(calls)
+        _schedule(ctx, tid, record)
+
+
+def final_registers(record: ThreadStateRecord) -> syscalls.Registers:
+    """Registers with which the thread goes on: interrupted calls are made again."""
+    return restarted(syscalls.registers_from_bytes(record.registers), block_is_kept=False)
+
+
+def _outside_rseq(
+    pid: int, thread: FrozenThread, rseq: syscalls.RseqConfiguration
+) -> syscalls.Registers:
+    """Registers of the thread; inside a restartable sequence, those of its abort handler.
+
+    The kernel forgets the sequence once the thread runs elsewhere (our calls), so it is aborted here as a preemption
+    would (kernel/rseq.c); the running thread gets the same.
+    """
+    if rseq.address:
+        cs = int.from_bytes(syscalls.read_memory(pid, rseq.address + _RSEQ_CS_OFFSET, 8), "little")
+        if cs:
+            _, _, start, length, abort = _RSEQ_CS.unpack(
+                syscalls.read_memory(pid, cs, _RSEQ_CS.size)
+            )
+            if start <= thread.registers.rip < start + length:
+                thread.registers.rip = abort
+    return thread.registers
+
+
+def _schedule(ctx: RestoreContext, tid: int, record: ThreadStateRecord) -> None:
+    present = os.sched_getaffinity(0) | set(range(os.cpu_count() or 1))
+    wanted = set(record.affinity) & present
+    if wanted:
+        os.sched_setaffinity(tid, wanted)
+    if record.policy or record.priority:
+        os.sched_setscheduler(tid, record.policy, os.sched_param(record.priority))
+    if record.nice:
+        os.setpriority(os.PRIO_PROCESS, tid, record.nice)
+    if record.io_priority:
+        syscalls.syscall("ioprio_set", 1, tid, record.io_priority)

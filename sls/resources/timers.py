@@ -1,0 +1,79 @@
+"""Interval timers of setitimer(2): real, virtual, profiling. Remaining time and period come back to the microsecond."""
+
+import struct
+from typing import Final
+
+from sls import proc
+from sls.remote import In, Out, Remote, call, remote_all
+from sls.resources.base import (
+    CaptureContext,
+    CapturedProcess,
+    ProcessRecord,
+    ProcessState,
+    Record,
+    RestoreContext,
+    RestoredProcess,
+    Stage,
+)
+
+_ITIMERVAL = struct.Struct("=4q")
+_WHICH: Final = (0, 1, 2)  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
+
+
+class IntervalTimer(Record, frozen=True):
+    """struct itimerval of one timer, in microseconds."""
+
+    which: int
+    interval_us: int
+    value_us: int
+
+
+class IntervalTimersRecord(ProcessRecord, frozen=True, tag="interval-timers"):
+    """The armed ones."""
+
+    timers: tuple[IntervalTimer, ...]
+
+
+class IntervalTimers(ProcessState[IntervalTimersRecord]):
+    """The three interval timers."""
+
+    stage = Stage.RESUME
+    record = IntervalTimersRecord
+
+    def capture(
+        self, ctx: CaptureContext, process: CapturedProcess
+    ) -> Remote[IntervalTimersRecord]:
+        replies = yield [call("getitimer", which, Out(_ITIMERVAL.size)) for which in _WHICH]
+        timers = []
+        for which, reply in zip(_WHICH, replies, strict=True):
+            reply.check()
+            period_s, period_us, left_s, left_us = _ITIMERVAL.unpack(reply.outputs[0])
+            timer = IntervalTimer(
+                which=which,
+                interval_us=period_s * 10**6 + period_us,
+                value_us=left_s * 10**6 + left_us,
+            )
+            if timer.value_us:
+                timers.append(timer)
+        if proc.read(process.pid, "timers"):
+            raise process.unsupported("timers", "POSIX timers (timer_create) are not supported yet")
+        return IntervalTimersRecord(timers=tuple(timers))
+
+    def restore(
+        self, ctx: RestoreContext, process: RestoredProcess, record: IntervalTimersRecord
+    ) -> Remote[None]:
+        yield from remote_all(
+            [
+                call(
+                    "setitimer",
+                    timer.which,
+                    In(
+                        _ITIMERVAL.pack(
+                            *divmod(timer.interval_us, 10**6), *divmod(timer.value_us, 10**6)
+                        )
+                    ),
+                    0,
+                )
+                for timer in record.timers
+            ]
+        )

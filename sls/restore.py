@@ -1,0 +1,299 @@
+"""Restore: read the image, make blank processes, run the stages, let all go at once. Orchestration only.
+
+All or nothing: on any failure everything that was made is ended, and the reason goes up.
+Stages are those of `sls.resources.Stage`; each ends for all processes before the next begins. Single-threaded: ptrace
+belongs to one thread.
+"""
+
+import ctypes
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from sls import proc, syscalls
+from sls.blank import BlankProcess, Forest
+from sls.errors import RestoreConflictError, TaskDiedError
+from sls.image import Image, ProcessImage
+from sls.pages import difference, intersection
+from sls.remote import Call, Reply, call, open_memory, run_together
+from sls.resources import (
+    FILE_TYPES,
+    PROCESS_STATES,
+    THREAD_STATES,
+    ContentReader,
+    Loss,
+    RestoreContext,
+    Stage,
+    final_registers,
+)
+
+_STATUS_FLAGS: Final = os.O_APPEND | os.O_NONBLOCK | os.O_DIRECT | os.O_NOATIME | 0o20000  # O_ASYNC
+_PID_WAIT_S: Final = 3.0
+
+
+class Restored(NamedTuple):
+    """What came back. `pids`: parents before children; `notes`: what came back in another form."""
+
+    pids: tuple[int, ...]
+    roots: tuple[int, ...]
+    notes: tuple[Loss, ...]
+    stages: dict[str, int]
+
+
+def restore(
+    image: Image, contents: ContentReader, *, terminal: Sequence[int] = (), stopped: bool = False
+) -> Restored:
+    """Bring the processes of `image` back under their old numbers, as children of this process.
+
+    `terminal`: descriptors 0, 1, 2 that stand in for a terminal that is gone. `stopped`: they wait for SIGCONT.
+    Raises RestoreConflictError (a pid in use, a file gone or changed), ImageError, RemoteSyscallError.
+    """
+    return _Restore(image, contents, terminal).run(stopped)
+
+
+def wait_for_numbers(image: Image) -> None:
+    """Wait until every pid and tid is free; RestoreConflictError (EEXIST) names one that stays in use."""
+    deadline = time.monotonic() + _PID_WAIT_S
+    for process in image.processes:
+        for number in {process.pid, *(thread.tid for thread in process.threads)}:
+            while proc.exists(number):
+                if not _is_leaving(number) or time.monotonic() > deadline:
+                    raise RestoreConflictError(
+                        f"pid {number} is in use by {_describe(number)}; end it, or restore with `kill` or `clone`"
+                    )
+                time.sleep(0.002)
+
+
+def _is_leaving(pid: int) -> bool:
+    """A zombie that its parent has yet to wait for, or a task on its way there."""
+    try:
+        return proc.stat(pid).is_zombie or "(zombie)" in proc.status(pid)["State"]
+    except TaskDiedError:
+        return True
+
+
+def _describe(pid: int) -> str:
+    try:
+        return proc.stat(pid).comm.decode(errors="replace")
+    except TaskDiedError:
+        return "another task"
+
+
+class _Restore:
+    def __init__(self, image: Image, contents: ContentReader, terminal: Sequence[int]) -> None:
+        self._image = image
+        self._contents = contents
+        highest = max(
+            (entry.fd for process in image.processes for entry in process.descriptors), default=2
+        )
+        self._ctx = RestoreContext(
+            contents,
+            is_same_boot=image.boot_id == proc.boot_id(),
+            first_free_fd=max(highest + 1, 64),
+            terminal=terminal,
+        )
+        self._stages: dict[str, int] = {}
+
+    def run(self, stopped: bool) -> Restored:
+        with ExitStack() as undo:
+            undo.callback(self._ctx.close)
+            self._timed("wait", lambda: wait_for_numbers(self._image))
+            self._timed("open", self._open_files)
+            self._timed("seed", self._plant)
+            kill = undo.enter_context(_OnFailure(self._forest.kill))
+            self._timed("tasks", self._forest.grow)
+            for stage in (Stage.TASKS, Stage.MEMORY):
+                self._timed(stage.name.lower(), partial(self._run_stage, stage))
+            self._timed("files", self._descriptor_tables)
+            self._timed("links", self._link)
+            for stage in (Stage.IDENTITY, Stage.RESUME):
+                self._timed(stage.name.lower(), partial(self._run_stage, stage))
+            self._timed("registers", self._set_registers)
+            self._forest.release()
+            self._timed("go", lambda: self._let_go(stopped))
+            kill.disarm()
+        return Restored(
+            pids=tuple(one.pid for one in self._image.processes),
+            roots=tuple(one.pid for one in self._image.roots()),
+            notes=tuple(self._ctx.notes),
+            stages=self._stages,
+        )
+
+    def _plant(self) -> None:
+        self._forest = Forest(self._image, self._fill)
+
+    def _timed(self, name: str, work: Callable[[], Any]) -> Any:
+        start = time.monotonic_ns()
+        result = work()
+        self._stages[name] = self._stages.get(name, 0) + time.monotonic_ns() - start
+        return result
+
+    # --- files ---
+
+    def _open_files(self) -> None:
+        states = {state.record: state for state in PROCESS_STATES}
+        for process in self._image.processes:
+            for state in process.states:
+                states[type(state)].prepare(self._ctx, state)
+        kinds = {kind.record: kind for kind in FILE_TYPES}
+        for record in self._image.files:
+            fd = kinds[type(record)].restore(self._ctx, record)
+            try:
+                if not record.flags & os.O_PATH:
+                    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+                    wanted = flags & ~_STATUS_FLAGS | record.flags & _STATUS_FLAGS
+                    if wanted != flags:
+                        fcntl.fcntl(fd, fcntl.F_SETFL, wanted)
+                self._ctx.file_descriptors[record.file_id] = self._ctx.inheritable(fd)
+            finally:
+                os.close(fd)
+
+    def _descriptor_tables(self) -> None:
+        for process in self._image.processes:
+            calls = [
+                call(
+                    "dup3",
+                    self._ctx.descriptor(entry.file_id),
+                    entry.fd,
+                    os.O_CLOEXEC if entry.close_on_exec else 0,
+                )
+                for entry in process.descriptors
+            ]
+            position = 0
+            for fd in sorted(entry.fd for entry in process.descriptors):
+                if fd > position:
+                    calls.append(call("close_range", position, fd - 1, 0))
+                position = fd + 1
+            calls.append(call("close_range", position, 0xFFFFFFFF, 0))
+            for reply in self._blank(process).run(calls):
+                reply.check()
+
+    def _link(self) -> None:
+        kinds = {kind.record: kind for kind in FILE_TYPES}
+        holders: dict[int, tuple[ProcessImage, int]] = {}
+        for process in self._image.processes:
+            for entry in process.descriptors:
+                holders.setdefault(entry.file_id, (process, entry.fd))
+        by_process: dict[int, list[Any]] = {}
+        for record in self._image.files:
+            if record.file_id in holders:
+                process, fd = holders[record.file_id]
+                remote = kinds[type(record)].link(self._ctx, record, self._blank(process), fd)
+                by_process.setdefault(process.pid, []).append(remote)
+        for pid, remotes in by_process.items():
+            run_together(remotes, self._forest.processes[pid].run)
+        self._run_stage(Stage.LINKS)
+
+    # --- states ---
+
+    def _blank(self, process: ProcessImage) -> BlankProcess:
+        return self._forest.processes[process.pid]
+
+    def _run_stage(self, stage: Stage) -> None:
+        process_states = {state.record: state for state in PROCESS_STATES if state.stage == stage}
+        thread_states = {state.record: state for state in THREAD_STATES if state.stage == stage}
+        for process in self._image.processes:
+            blank = self._blank(process)
+            remotes: list[Any] = [
+                process_states[type(record)].restore(self._ctx, blank, record)
+                for record in process.states
+                if type(record) in process_states
+            ]
+            for thread in process.threads:
+                remotes += [
+                    thread_states[type(record)].restore(self._ctx, blank, thread.tid, record)
+                    for record in thread.states
+                    if type(record) in thread_states
+                ]
+                run_together(remotes, self._executor(blank, thread.tid))
+                remotes = []
+
+    @staticmethod
+    def _executor(blank: BlankProcess, tid: int) -> Callable[[Sequence[Call]], Sequence[Reply]]:
+        return lambda calls: blank.run(calls, tid)
+
+    # --- memory ---
+
+    def _fill(self, pid: int, object_id: int, writable: Sequence[tuple[int, int]]) -> None:
+        ranges = list(self._contents.data_ranges(object_id))
+        memory = open_memory(pid)
+
+        def write_directly(offset: int, data: memoryview) -> None:
+            array = (ctypes.c_char * len(data)).from_buffer(data)
+            done = syscalls.write_memory_from(pid, [(offset, len(data))], array)
+            assert done == len(data), "a mapping that was just made takes all bytes"
+
+        def write_as_debugger(offset: int, data: memoryview) -> None:
+            done = 0
+            while done < len(data):
+                done += os.pwrite(memory, data[done:], offset + done)
+
+        try:
+            self._contents.copy_to(object_id, intersection(ranges, writable), write_directly)
+            self._contents.copy_to(object_id, difference(ranges, writable), write_as_debugger)
+        finally:
+            os.close(memory)
+
+    # --- the end ---
+
+    def _set_registers(self) -> None:
+        for process in self._image.processes:
+            blank = self._blank(process)
+            self._remove_arena(blank)
+            for thread in process.threads:
+                state = thread.state
+                syscalls.set_xstate(thread.tid, state.xstate)
+                syscalls.set_registers(thread.tid, final_registers(state))
+                syscalls.set_sigmask(thread.tid, state.sigmask)
+
+    def _remove_arena(self, blank: BlankProcess) -> None:
+        """munmap(2) of the arena, by one step over a `syscall` instruction of the vdso."""
+        registers = syscalls.get_registers(blank.pid)
+        registers.rip = _syscall_instruction(self._image, blank.pid)
+        registers.rax = syscalls.SYSCALL_NUMBERS["munmap"]
+        registers.rdi, registers.rsi = (
+            self._forest.arena.base,
+            self._forest.arena.end - self._forest.arena.base,
+        )
+        registers.orig_rax = (1 << 64) - 1
+        syscalls.set_registers(blank.pid, registers)
+        syscalls.single_step(blank.pid)
+        syscalls.wait_stop(blank.pid)
+        assert syscalls.get_registers(blank.pid).rax == 0, "the arena was mapped"
+
+    def _let_go(self, stopped: bool) -> None:
+        if stopped:
+            for process in self._image.processes:
+                os.kill(process.pid, signal.SIGSTOP)
+        for process in self._image.processes:
+            for thread in process.threads:
+                syscalls.detach(thread.tid)
+
+
+def _syscall_instruction(image: Image, pid: int) -> int:
+    vdso = next(vma for vma in image.process(pid).memory.vmas if vma.name == b"[vdso]")
+    offset = syscalls.read_memory(pid, vdso.start, vdso.length).find(b"\x0f\x05")
+    assert offset >= 0, "the vdso falls back to system calls"
+    return vdso.start + offset
+
+
+class _OnFailure:
+    """Runs `undo` when the block is left by an exception, unless disarmed."""
+
+    def __init__(self, undo: Callable[[], None]) -> None:
+        self._undo: Callable[[], None] | None = undo
+
+    def __enter__(self) -> "_OnFailure":
+        return self
+
+    def disarm(self) -> None:
+        self._undo = None
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None and self._undo is not None:
+            self._undo()

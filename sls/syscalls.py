@@ -1,0 +1,478 @@
+"""The kernel's calls that Python lacks: ptrace, process_vm_*, kcmp, userfaultfd, PAGEMAP_SCAN, clone3 structures.
+
+The one module with ctypes. It knows no policy: each function is one call, checked. ESRCH becomes TaskDiedError here and
+nowhere else; every other failure is an OSError. python-ptrace carries the ptrace(2) binding, register layout and
+syscall numbers; what it lacks (SEIZE, INTERRUPT, GETREGSET, masks, queues, rseq) is added here.
+
+Sources: ptrace(2), process_vm_readv(2), kcmp(2), userfaultfd(2), Documentation/admin-guide/mm/pagemap.rst,
+include/uapi/linux/ptrace.h.
+"""
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import signal
+import struct
+import time
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from ptrace import PtraceError
+from ptrace.binding.func import (
+    PTRACE_CONT,
+    PTRACE_DETACH,
+    PTRACE_EVENT_CLONE,
+    PTRACE_EVENT_EXEC,
+    PTRACE_EVENT_FORK,
+    PTRACE_EVENT_VFORK,
+    PTRACE_GETEVENTMSG,
+    PTRACE_GETREGS,
+    PTRACE_GETREGSET,
+    PTRACE_GETSIGINFO,
+    PTRACE_O_TRACECLONE,
+    PTRACE_O_TRACEEXEC,
+    PTRACE_O_TRACEFORK,
+    PTRACE_O_TRACEVFORK,
+    PTRACE_SETREGS,
+    PTRACE_SETREGSET,
+    PTRACE_SINGLESTEP,
+)
+from ptrace.binding.func import ptrace as _ptrace
+from ptrace.binding.linux_struct import user_regs_struct
+from ptrace.syscall.names import SYSCALL_NAMES
+
+from sls.errors import TaskDiedError
+
+PAGE_BYTES: Final = 4096
+
+PTRACE_SEIZE: Final = 0x4206
+PTRACE_INTERRUPT: Final = 0x4207
+PTRACE_PEEKSIGINFO: Final = 0x4209
+PTRACE_GETSIGMASK: Final = 0x420A
+PTRACE_SETSIGMASK: Final = 0x420B
+PTRACE_SECCOMP_GET_FILTER: Final = 0x420C
+PTRACE_GET_RSEQ_CONFIGURATION: Final = 0x420F
+PTRACE_PEEKSIGINFO_SHARED: Final = 1
+PTRACE_EVENT_STOP: Final = 128
+PTRACE_O_SUSPEND_SECCOMP: Final = 1 << 21
+NT_X86_XSTATE: Final = 0x202
+TRACE_OPTIONS: Final = (
+    PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC
+)
+BIRTH_EVENTS: Final = (PTRACE_EVENT_CLONE, PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK)
+EXEC_EVENT: Final = PTRACE_EVENT_EXEC
+
+SIGINFO_BYTES: Final = 128
+SIGMASK_BYTES: Final = 8
+XSTATE_LIMIT_BYTES: Final = 16384
+WALL: Final = 0x40000000  # __WALL of wait(2)
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.syscall.restype = ctypes.c_long
+for _name in ("process_vm_readv", "process_vm_writev"):
+    getattr(_LIBC, _name).restype = ctypes.c_ssize_t
+
+# Numbers 512 to 547 are the x32 ABI's; the names repeat.
+SYSCALL_NUMBERS: Final[dict[str, int]] = {
+    name: number for number, name in SYSCALL_NAMES.items() if number < 512
+} | {"userfaultfd": 323, "kcmp": 312, "prlimit64": 302, "set_mempolicy_home_node": 450}
+
+
+class Registers(user_regs_struct):  # type: ignore[misc]  # python-ptrace is untyped
+    """The kernel's user_regs_struct: one attribute a register."""
+
+
+REGISTERS_BYTES: Final = ctypes.sizeof(user_regs_struct)
+REGISTER_NAMES: Final = tuple(str(field[0]) for field in user_regs_struct._fields_)
+
+
+def registers_to_bytes(registers: Registers) -> bytes:
+    """The user_regs_struct as the kernel lays it out (27 words of 8 bytes)."""
+    return bytes(registers)
+
+
+def registers_from_bytes(data: bytes) -> Registers:
+    """Inverse of `registers_to_bytes`; ValueError when `data` is short."""
+    found: Registers = Registers.from_buffer_copy(data)
+    return found
+
+
+# --- ptrace ---------------------------------------------------------------------------------------------------------
+
+
+def _trace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
+    try:
+        return int(_ptrace(request, tid, address, data))
+    except PtraceError as error:
+        if error.errno == errno.ESRCH:
+            raise TaskDiedError(tid, "tracing") from error
+        raise OSError(
+            error.errno, os.strerror(error.errno), f"ptrace({request:#x}, {tid})"
+        ) from error
+
+
+def seize(tid: int, options: int = TRACE_OPTIONS) -> None:
+    """PTRACE_SEIZE: become the tracer without stopping the task."""
+    _trace(PTRACE_SEIZE, tid, 0, options)
+
+
+def interrupt(tid: int) -> None:
+    """PTRACE_INTERRUPT: ask for a PTRACE_EVENT_STOP."""
+    _trace(PTRACE_INTERRUPT, tid)
+
+
+def resume(tid: int, signal: int = 0) -> None:
+    """PTRACE_CONT, delivering `signal` if not 0."""
+    _trace(PTRACE_CONT, tid, 0, signal)
+
+
+def single_step(tid: int) -> None:
+    """PTRACE_SINGLESTEP."""
+    _trace(PTRACE_SINGLESTEP, tid)
+
+
+def detach(tid: int, signal: int = 0) -> None:
+    """PTRACE_DETACH, delivering `signal` if not 0."""
+    _trace(PTRACE_DETACH, tid, 0, signal)
+
+
+def event_message(tid: int) -> int:
+    """PTRACE_GETEVENTMSG: for a birth event the new tid."""
+    value = ctypes.c_ulong()
+    _trace(PTRACE_GETEVENTMSG, tid, 0, ctypes.addressof(value))
+    return value.value
+
+
+def get_registers(tid: int) -> Registers:
+    """PTRACE_GETREGS."""
+    registers = Registers()
+    _trace(PTRACE_GETREGS, tid, 0, ctypes.addressof(registers))
+    return registers
+
+
+def set_registers(tid: int, registers: Registers) -> None:
+    """PTRACE_SETREGS."""
+    _trace(PTRACE_SETREGS, tid, 0, ctypes.addressof(registers))
+
+
+class _IoVec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+_XSTATE_BUFFER = ctypes.create_string_buffer(XSTATE_LIMIT_BYTES)
+
+
+def get_xstate(tid: int) -> bytes:
+    """PTRACE_GETREGSET NT_X86_XSTATE: the whole XSAVE area in its standard (uncompacted) form."""
+    vector = _IoVec(ctypes.addressof(_XSTATE_BUFFER), XSTATE_LIMIT_BYTES)
+    _trace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(vector))
+    return ctypes.string_at(_XSTATE_BUFFER, vector.length)
+
+
+def set_xstate(tid: int, state: bytes) -> None:
+    """PTRACE_SETREGSET NT_X86_XSTATE."""
+    buffer = ctypes.create_string_buffer(state, len(state))
+    vector = _IoVec(ctypes.addressof(buffer), len(state))
+    _trace(PTRACE_SETREGSET, tid, NT_X86_XSTATE, ctypes.addressof(vector))
+
+
+def get_sigmask(tid: int) -> int:
+    """PTRACE_GETSIGMASK: bit n-1 set means signal n is blocked."""
+    mask = ctypes.c_uint64()
+    _trace(PTRACE_GETSIGMASK, tid, SIGMASK_BYTES, ctypes.addressof(mask))
+    return mask.value
+
+
+def set_sigmask(tid: int, mask: int) -> None:
+    """PTRACE_SETSIGMASK."""
+    value = ctypes.c_uint64(mask)
+    _trace(PTRACE_SETSIGMASK, tid, SIGMASK_BYTES, ctypes.addressof(value))
+
+
+def get_siginfo(tid: int) -> bytes:
+    """PTRACE_GETSIGINFO: the siginfo_t of the stop, 128 bytes. OSError EINVAL in a group-stop."""
+    buffer = ctypes.create_string_buffer(SIGINFO_BYTES)
+    _trace(PTRACE_GETSIGINFO, tid, 0, ctypes.addressof(buffer))
+    return buffer.raw
+
+
+def peek_siginfo(tid: int, *, shared: bool, batch: int = 32) -> list[bytes]:
+    """PTRACE_PEEKSIGINFO: every queued siginfo_t of the thread (or, `shared`, of its process), in queue order."""
+    found: list[bytes] = []
+    buffer = ctypes.create_string_buffer(SIGINFO_BYTES * batch)
+    while True:
+        flags = PTRACE_PEEKSIGINFO_SHARED if shared else 0
+        args = ctypes.create_string_buffer(struct.pack("=QIi", len(found), flags, batch))
+        count = _trace(PTRACE_PEEKSIGINFO, tid, ctypes.addressof(args), ctypes.addressof(buffer))
+        found += [
+            buffer.raw[i : i + SIGINFO_BYTES]
+            for i in range(0, count * SIGINFO_BYTES, SIGINFO_BYTES)
+        ]
+        if count < batch:
+            return found
+
+
+class RseqConfiguration(NamedTuple):
+    """Registration of restartable sequences, rseq(2); address 0 means none."""
+
+    address: int
+    size_bytes: int
+    signature: int
+    flags: int
+
+
+def rseq_configuration(tid: int) -> RseqConfiguration:
+    """PTRACE_GET_RSEQ_CONFIGURATION (Linux 5.13)."""
+    buffer = ctypes.create_string_buffer(24)
+    _trace(PTRACE_GET_RSEQ_CONFIGURATION, tid, 24, ctypes.addressof(buffer))
+    return RseqConfiguration(*struct.unpack("=QIIII", buffer.raw)[:4])
+
+
+# --- waiting --------------------------------------------------------------------------------------------------------
+
+
+class Stop(NamedTuple):
+    """One ptrace stop: `signal` in hand, and the PTRACE_EVENT number or 0."""
+
+    signal: int
+    event: int
+
+
+STOP_TIMEOUT_S: Final = 2.0
+
+
+def become_tracer() -> None:
+    """Block SIGCHLD, so that `wait_stop` can wait for it with a limit. Once in each tracing thread's process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+
+
+def wait_stop(tid: int, timeout_s: float = STOP_TIMEOUT_S) -> Stop:
+    """Wait for the next ptrace stop of `tid`.
+
+    Raises TaskDiedError when it ends instead, TimeoutError when it does not stop: it sleeps uninterruptibly
+    (vfork(2), a dead network filesystem).
+    """
+    deadline = 0.0
+    while True:
+        try:
+            found, status = os.waitpid(tid, WALL | os.WNOHANG)
+        except ChildProcessError as error:
+            raise TaskDiedError(tid, "tracing") from error
+        if found:
+            if not os.WIFSTOPPED(status):
+                raise TaskDiedError(tid, "tracing")
+            return Stop(os.WSTOPSIG(status), status >> 16)
+        now = time.monotonic()
+        deadline = deadline or now + timeout_s
+        if now > deadline:
+            raise TimeoutError(f"tid {tid} does not stop: it sleeps uninterruptibly")
+        signal.sigtimedwait({signal.SIGCHLD}, deadline - now + 0.001)
+
+
+# --- memory of another process --------------------------------------------------------------------------------------
+
+_IOV_MAX = 1024
+
+
+def _vectors(ranges: Sequence[tuple[int, int]]) -> ctypes.Array[_IoVec]:
+    return (_IoVec * len(ranges))(*(_IoVec(*one) for one in ranges))
+
+
+def _transfer(
+    function: object, pid: int, local: ctypes.Array[ctypes.c_char], offset: int,
+    ranges: Sequence[tuple[int, int]],
+) -> int:  # fmt: skip
+    """Move `ranges` (address, length) of `pid` to or from `local` at `offset`; returns bytes moved."""
+    moved = 0
+    base = ctypes.addressof(local) + offset
+    for start in range(0, len(ranges), _IOV_MAX):
+        part = ranges[start : start + _IOV_MAX]
+        wanted = sum(length for _, length in part)
+        assert offset + moved + wanted <= len(local)
+        mine = _IoVec(base + moved, wanted)
+        done = function(  # type: ignore[operator]
+            pid, ctypes.byref(mine), 1, _vectors(part), len(part), 0
+        )
+        if done < 0:
+            code = ctypes.get_errno()
+            if code == errno.ESRCH:
+                raise TaskDiedError(pid, "copying memory")
+            raise OSError(code, os.strerror(code), f"memory of pid {pid} at {part[0][0]:#x}")
+        moved += done
+        if done < wanted:
+            return moved
+    return moved
+
+
+def read_memory_into(
+    pid: int,
+    ranges: Sequence[tuple[int, int]],
+    buffer: ctypes.Array[ctypes.c_char],
+    offset: int = 0,
+) -> int:
+    """process_vm_readv of `ranges` (address, bytes) into `buffer` at `offset`, packed; returns bytes read.
+
+    Short when a range is not readable. Raises TaskDiedError, OSError (EFAULT when nothing could be read).
+    """
+    return _transfer(_LIBC.process_vm_readv, pid, buffer, offset, ranges)
+
+
+def write_memory_from(
+    pid: int,
+    ranges: Sequence[tuple[int, int]],
+    buffer: ctypes.Array[ctypes.c_char],
+    offset: int = 0,
+) -> int:
+    """process_vm_writev: the inverse of `read_memory_into`."""
+    return _transfer(_LIBC.process_vm_writev, pid, buffer, offset, ranges)
+
+
+def read_memory(pid: int, address: int, length: int) -> bytes:
+    """`length` bytes of `pid` at `address`; OSError EFAULT unless all of them are readable."""
+    buffer = ctypes.create_string_buffer(length)
+    if read_memory_into(pid, [(address, length)], buffer) != length:
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT), f"pid {pid} at {address:#x}")
+    return buffer.raw
+
+
+def shared_array(view: memoryview) -> ctypes.Array[ctypes.c_char]:
+    """A ctypes array over writable memory (an mmap), for the memory functions above; copies nothing."""
+    return (ctypes.c_char * len(view)).from_buffer(view)
+
+
+def address_of(memory: mmap.mmap) -> int:
+    """Where a mapping of this process lies."""
+    anchor = ctypes.c_char.from_buffer(memory)
+    return ctypes.addressof(anchor)
+
+
+# --- descriptors and identity ---------------------------------------------------------------------------------------
+
+KCMP_FILE, KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND, KCMP_IO, KCMP_SYSVSEM = range(7)
+
+
+def syscall(name: str, *args: int) -> int:
+    """Make a system call by name in this process; OSError when it fails."""
+    result: int = _LIBC.syscall(
+        ctypes.c_long(SYSCALL_NUMBERS[name]), *(ctypes.c_long(arg) for arg in args)
+    )
+    if result == -1:
+        code = ctypes.get_errno()
+        if code == errno.ESRCH:
+            raise TaskDiedError(args[0] if args else 0, name)
+        raise OSError(code, os.strerror(code), name)
+    return result
+
+
+def kcmp(pid1: int, pid2: int, kind: int, index1: int = 0, index2: int = 0) -> int:
+    """kcmp(2): 0 equal, 1 less, 2 greater in an order the kernel keeps until reboot."""
+    return syscall("kcmp", pid1, pid2, kind, index1, index2)
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """pidfd_getfd(2): a duplicate (close-on-exec) of descriptor `fd` of the process behind `pidfd`."""
+    return syscall("pidfd_getfd", pidfd, fd, 0)
+
+
+def robust_list(tid: int) -> tuple[int, int]:
+    """get_robust_list(2): head address and length in bytes of the thread's robust futex list."""
+    head = ctypes.c_uint64()
+    length = ctypes.c_uint64()
+    syscall("get_robust_list", tid, ctypes.addressof(head), ctypes.addressof(length))
+    return head.value, length.value
+
+
+def io_priority(tid: int) -> int:
+    """ioprio_get(2) of one thread."""
+    return syscall("ioprio_get", 1, tid)
+
+
+# --- userfaultfd and PAGEMAP_SCAN -----------------------------------------------------------------------------------
+
+UFFD_API: Final = 0xAA
+UFFD_FEATURE_PAGEFAULT_FLAG_WP: Final = 1 << 0
+UFFD_FEATURE_WP_HUGETLBFS_SHMEM: Final = 1 << 12
+UFFD_FEATURE_WP_UNPOPULATED: Final = 1 << 13
+UFFD_FEATURE_WP_ASYNC: Final = 1 << 15
+_UFFDIO_API = 0xC018AA3F
+_UFFDIO_REGISTER = 0xC020AA00
+_UFFDIO_UNREGISTER = 0x8010AA01
+_UFFDIO_REGISTER_MODE_WP = 2
+
+_PAGEMAP_SCAN = 0xC0606610
+PM_SCAN_WP_MATCHING: Final = 1
+PM_SCAN_CHECK_WPASYNC: Final = 2
+PAGE_IS_WPALLOWED: Final = 1 << 0
+PAGE_IS_WRITTEN: Final = 1 << 1
+PAGE_IS_FILE: Final = 1 << 2
+PAGE_IS_PRESENT: Final = 1 << 3
+PAGE_IS_SWAPPED: Final = 1 << 4
+PAGE_IS_PFNZERO: Final = 1 << 5
+PAGE_IS_HUGE: Final = 1 << 6
+
+
+def userfaultfd_api(fd: int, features: int) -> int:
+    """UFFDIO_API: agree on `features`; returns those the kernel has. OSError EINVAL when one is missing."""
+    argument = bytearray(struct.pack("=QQQ", UFFD_API, features, 0))
+    fcntl.ioctl(fd, _UFFDIO_API, argument)
+    return int(struct.unpack("=QQQ", argument)[1])
+
+
+def userfaultfd_register_wp(fd: int, start: int, length: int) -> None:
+    """UFFDIO_REGISTER for write-protection of [start, start + length)."""
+    argument = bytearray(struct.pack("=QQQQ", start, length, _UFFDIO_REGISTER_MODE_WP, 0))
+    fcntl.ioctl(fd, _UFFDIO_REGISTER, argument)
+
+
+def userfaultfd_unregister(fd: int, start: int, length: int) -> None:
+    """UFFDIO_UNREGISTER of [start, start + length)."""
+    fcntl.ioctl(fd, _UFFDIO_UNREGISTER, struct.pack("=QQ", start, length))
+
+
+class PageRange(NamedTuple):
+    """Pages [start, end) (addresses) of equal categories."""
+
+    start: int
+    end: int
+    categories: int
+
+
+_SCAN_REGIONS = 4096
+_SCAN_BUFFER = ctypes.create_string_buffer(24 * _SCAN_REGIONS)
+_SCAN_REGION = struct.Struct("=QQQ")
+
+
+def scan_pages(
+    pagemap_fd: int,
+    start: int,
+    end: int,
+    *,
+    all_of: int = 0,
+    any_of: int = 0,
+    inverted: int = 0,
+    returned: int,
+    write_protect: bool = False,
+) -> list[PageRange]:
+    """PAGEMAP_SCAN (Linux 6.7) over [start, end) of the process behind `pagemap_fd` (its /proc/pid/pagemap).
+
+    A page matches when, after flipping `inverted`, it has every category of `all_of` and, unless 0, one of `any_of`.
+    With `write_protect` each matching page is armed again in the same step. Returns ranges with `returned` categories.
+    """
+    found: list[PageRange] = []
+    flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC if write_protect else 0
+    buffer = ctypes.addressof(_SCAN_BUFFER)
+    while start < end:
+        argument = bytearray(
+            struct.pack(
+                "=12Q", 96, flags, start, end, 0, buffer, _SCAN_REGIONS, 0, inverted, all_of, any_of, returned
+            )
+        )  # fmt: skip
+        count = fcntl.ioctl(pagemap_fd, _PAGEMAP_SCAN, argument)
+        data = memoryview(_SCAN_BUFFER)[: 24 * count]
+        found += [PageRange(*region) for region in _SCAN_REGION.iter_unpack(data)]
+        walked = int(struct.unpack_from("=Q", argument, 32)[0])
+        assert walked > start, "PAGEMAP_SCAN made no progress"
+        start = walked
+    return found
