@@ -19,7 +19,7 @@ PageNumbers: TypeAlias = Sequence[int] | NDArray[Any]
 PAGE_BYTES = 4096
 MAX_OID = 65536
 MAX_NAME_BYTES = 255
-MAX_NOTE_BYTES = 64 << 20
+MAX_NOTE_BYTES = 64 << 10
 MAX_OBJECT_BYTES = 1 << 63
 
 

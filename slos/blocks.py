@@ -1,0 +1,136 @@
+"""Where blocks of pages lie: block number → place in the log, as sorted numpy columns.
+
+A page id is block number · 16 + index. A block is born whole, as one PAGES record; collection may
+move what is left of it into a MOVED record, beside pages of other blocks. Callers lock.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slos.format import BLOCK_PAGES, UNIT_BYTES, Array
+
+ROW = np.dtype(
+    [
+        ("id", "<u8"),
+        ("unit", "<u8"),
+        ("mask", "<u2"),
+        ("base", "u1"),
+        ("total", "u1"),
+        ("size", "<u4"),
+    ]
+)
+Rows = NDArray[np.void]
+_SHIFT = np.uint64(4)
+_INDEX = np.uint64(BLOCK_PAGES - 1)
+# Bits set in each mask; numpy has bitwise_count only since 2.0.
+_POPULATION = np.array([mask.bit_count() for mask in range(1 << BLOCK_PAGES)], np.int64)
+
+
+class Places(NamedTuple):
+    """Where pages lie: record offset (0: nowhere), slot in it, length of the record."""
+
+    offsets: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+class BlockTable:
+    """All blocks of a store, ascending by number."""
+
+    def __init__(self, rows: Rows | None = None):
+        self._rows: Rows = np.zeros(1024, ROW) if rows is None else rows
+        self._count = 0 if rows is None else len(rows)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def rows(self) -> Rows:
+        """The rows in use: a view, valid until the next change."""
+        return self._rows[: self._count]
+
+    def add(self, first: int, offsets: list[int], counts: list[int], sizes: list[int]) -> None:
+        """New whole blocks, numbered from `first`."""
+        count = len(offsets)
+        self._reserve(count)
+        disordered = self._count > 0 and int(self._rows["id"][self._count - 1]) >= first
+        part = self._rows[self._count : self._count + count]
+        part["id"] = np.arange(first, first + count, dtype=np.uint64)
+        part["unit"] = np.array(offsets, np.uint64) // np.uint64(UNIT_BYTES)
+        part["mask"] = (1 << np.array(counts, np.int64)) - 1
+        part["base"] = 0
+        part["total"] = counts
+        part["size"] = sizes
+        self._count += count
+        if disordered:  # Numbers are taken before the append; another thread's came first.
+            self._rows[: self._count].sort(order="id")
+
+    def _reserve(self, count: int) -> None:
+        needed = self._count + count
+        if needed > len(self._rows):
+            grown = np.zeros(max(needed, len(self._rows) * 3 // 2), ROW)
+            grown[: self._count] = self.rows
+            self._rows = grown
+
+    def add_rows(self, rows: Rows) -> None:
+        """Rows of a checkpoint, behind all others."""
+        self._reserve(len(rows))
+        self._rows[self._count : self._count + len(rows)] = rows
+        self._count += len(rows)
+
+    def find(self, blocks: Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """(row numbers, whether they are the blocks'); unknown blocks get some row."""
+        if not self._count:
+            return np.zeros(len(blocks), np.int64), np.zeros(len(blocks), np.bool_)
+        ids = self.rows["id"]
+        index = np.minimum(np.searchsorted(ids, blocks), self._count - 1)
+        return index, ids[index] == blocks
+
+    def locate(self, page_ids: Array) -> Places:
+        """Where these pages lie."""
+        if not self._count:
+            nowhere = np.zeros(len(page_ids), np.int64)
+            return Places(nowhere, nowhere, nowhere)
+        index, known = self.find(page_ids >> _SHIFT)
+        row = self.rows[index]
+        place = (page_ids & _INDEX).astype(np.int64)
+        mask = row["mask"].astype(np.int64)
+        known &= (mask >> place) & 1 == 1
+        slots = row["base"] + _POPULATION[mask & ((1 << place) - 1)]
+        offsets = np.where(known, row["unit"].astype(np.int64) * UNIT_BYTES, 0)
+        return Places(offsets, slots, row["size"].astype(np.int64))
+
+    def move(self, page_ids: Array, offset: int, size: int) -> Array:
+        """Pages of known blocks now lie in the record at `offset`; the blocks that moved.
+
+        The record holds each of its blocks whole, in ascending order of the pages.
+        """
+        owners: Array = page_ids >> _SHIFT
+        blocks, starts = np.unique(owners, return_index=True)
+        index, known = self.find(blocks)
+        bits = (1 << (page_ids & _INDEX).astype(np.int64)).astype(np.int64)
+        masks = np.add.reduceat(bits, starts)
+        rows = self.rows
+        for field, values in (
+            ("unit", offset // UNIT_BYTES),
+            ("total", len(page_ids)),
+            ("size", size),
+        ):
+            rows[field][index[known]] = values
+        rows["mask"][index[known]] = masks[known]
+        rows["base"][index[known]] = starts[known]
+        return blocks
+
+    def drop(self, gone: NDArray[np.bool_]) -> None:
+        """Forget the rows marked."""
+        kept = self.rows[~gone]
+        self._rows = kept
+        self._count = len(kept)
+
+    def shares(self) -> NDArray[np.int64]:
+        """Bytes of the log that each row stands for."""
+        rows = self.rows
+        held = _POPULATION[rows["mask"]]
+        return np.asarray(rows["size"].astype(np.int64) * held // np.maximum(rows["total"], 1))

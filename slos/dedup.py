@@ -1,0 +1,98 @@
+"""Finding equal pages: content hash → page id, as sorted arrays that grow by merging.
+
+The hash only proposes; whoever asks compares the bytes. Callers lock. Bounded: beyond
+`max_entries` the oldest pages are no longer proposed.
+"""
+
+import numpy as np
+
+from slos.format import Array
+
+_RATIO = 8
+_NONE = np.zeros(0, np.uint64)
+
+
+class Level:
+    """One sorted array; `key` names the section that keeps it, None while none does."""
+
+    __slots__ = ("hashes", "ids", "key")
+
+    def __init__(self, hashes: Array, ids: Array, key: int | None = None):
+        order = np.argsort(hashes, kind="stable")
+        self.hashes = hashes[order]
+        self.ids = ids[order]
+        self.key = key
+
+
+class HashIndex:
+    """All pages that may be shared."""
+
+    def __init__(self, max_entries: int = 8 << 20):
+        self.levels: list[Level] = []
+        self.next_key = 0
+        self._max_entries = max_entries
+
+    def __len__(self) -> int:
+        return sum(len(level.ids) for level in self.levels)
+
+    def add(self, hashes: Array, ids: Array) -> None:
+        """New pages."""
+        if not len(ids):
+            return
+        self.levels.append(Level(hashes, ids))
+        while len(self.levels) > 1 and self._is_mergeable():
+            newer, older = self.levels.pop(), self.levels.pop()
+            self.levels.append(_merged([older, newer]))
+        while len(self) > self._max_entries and len(self.levels) > 1:
+            del self.levels[0]
+
+    def _is_mergeable(self) -> bool:
+        older, newer = self.levels[-2:]
+        return older.key is None and len(older.ids) < _RATIO * len(newer.ids)
+
+    def find(self, hashes: Array) -> Array:
+        """A page id proposed for each hash, 0 where there is none."""
+        found = np.zeros(len(hashes), np.uint64)
+        for level in self.levels:
+            index = np.searchsorted(level.hashes, hashes)
+            index[index == len(level.hashes)] = 0
+            hit = level.hashes[index] == hashes
+            if hit.any():
+                found[hit] = level.ids[index[hit]]
+        return found
+
+    def unkept(self) -> tuple[list[Level], list[Level]]:
+        """(levels that no section keeps, the smaller kept levels to be merged with them).
+
+        Kept levels join when there are many of their length, so that their number stays small.
+        """
+        loose = [level for level in self.levels if level.key is None]
+        kept = [level for level in self.levels if level.key is not None]
+        size = sum(len(level.ids) for level in loose)
+        joined: list[Level] = []
+        while kept and len(kept[-1].ids) < 2 * size:
+            size += len(kept[-1].ids)
+            joined.append(kept.pop())
+        return (loose, joined) if loose else ([], [])
+
+    def keep(self, replaced: list[Level]) -> Level:
+        """Make one level, with a key of its own, out of several."""
+        merged = _merged(replaced)
+        merged.key = self.next_key
+        self.next_key += 1
+        gone = set(map(id, replaced))
+        self.levels = [level for level in self.levels if id(level) not in gone]
+        self.levels.append(merged)
+        self.levels.sort(key=lambda level: -len(level.ids))
+        return merged
+
+    def load(self, key: int, ids: Array, hashes: Array) -> None:
+        """A level that a section keeps; goes in front of the new ones."""
+        self.levels.insert(0, Level(hashes, ids, key))
+        self.levels.sort(key=lambda level: -len(level.ids))
+        self.next_key = max(self.next_key, key + 1)
+
+
+def _merged(levels: list[Level]) -> Level:
+    hashes = np.concatenate([level.hashes for level in levels])
+    return Level(hashes, np.concatenate([level.ids for level in levels]))

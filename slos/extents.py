@@ -1,0 +1,169 @@
+"""The copy-on-write index: runs of (object, page) → page id, newest wins.
+
+A generation is a list of runs, oldest first. A commit adds one run with what it changed; when
+eight runs of one size class end the list they are merged into one, so that a generation costs what
+it changed and is read through a number of runs that grows with the logarithm of its history. Runs
+are immutable and shared by generations. Pure: no file, no lock.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slos.format import LEAF_ENTRIES, SIZE_PAGE, Array, Draft, encode_leaf
+
+FANOUT = 8
+_CLASS_ENTRIES = 256
+_NONE = np.zeros(0, np.uint64)
+
+
+class Entries(NamedTuple):
+    """Columns of equal length, ascending by (object, page), each key once; id 0 is a hole."""
+
+    objects: Array
+    pages: Array
+    ids: Array
+
+    @property
+    def entry_bytes(self) -> int:
+        """Memory that they take."""
+        return 24 * len(self.ids)
+
+
+EMPTY = Entries(_NONE, _NONE, _NONE)
+
+
+class View:
+    """Entries with the place of each object's part found."""
+
+    __slots__ = ("entries", "objects", "starts")
+
+    def __init__(self, entries: Entries):
+        self.entries = entries
+        column = entries.objects
+        firsts = np.zeros(min(len(column), 1), np.int64)
+        if len(column) and column[0] != column[-1]:
+            firsts = np.flatnonzero(np.diff(column, prepend=~column[:1]))
+        self.objects = column[firsts]
+        self.starts = np.append(firsts, len(column))
+
+    def part(self, object_id: int) -> tuple[Array, Array]:
+        """(pages, ids) of one object."""
+        index = int(np.searchsorted(self.objects, np.uint64(object_id)))
+        if index == len(self.objects) or self.objects[index] != object_id:
+            return _NONE, _NONE
+        span = slice(int(self.starts[index]), int(self.starts[index + 1]))
+        return self.entries.pages[span], self.entries.ids[span]
+
+    def slice(self, object_id: int, first: int, last: int) -> tuple[Array, Array]:
+        """(pages, ids) of one object with first ≤ page < last."""
+        pages, ids = self.part(object_id)
+        low, high = np.searchsorted(pages, np.array([first, last], np.uint64))
+        return pages[low:high], ids[low:high]
+
+    def get(self, object_id: int, page: int) -> int | None:
+        """The id at one key, None where the run says nothing about it."""
+        pages, ids = self.part(object_id)
+        index = int(np.searchsorted(pages, np.uint64(page)))
+        if index == len(pages) or pages[index] != page:
+            return None
+        return int(ids[index])
+
+    def contains(self, object_id: int, wanted: Array) -> NDArray[np.bool_]:
+        """Which pages of one object the run speaks of."""
+        pages, _ = self.part(object_id)
+        if not len(pages):
+            return np.zeros(len(wanted), np.bool_)
+        index = np.minimum(np.searchsorted(pages, wanted), len(pages) - 1)
+        return np.equal(pages[index], wanted)
+
+
+def sort_entries(objects: Array, pages: Array, ids: Array) -> Entries:
+    """Sort by key; of equal keys the last one given wins."""
+    if not len(ids):
+        return EMPTY
+    if objects[0] == objects[-1] and (objects == objects[0]).all():
+        order = np.argsort(pages, kind="stable")
+    else:
+        order = np.lexsort((pages, objects))
+    objects, pages, ids = objects[order], pages[order], ids[order]
+    last = np.ones(len(ids), np.bool_)
+    last[:-1] = (pages[1:] != pages[:-1]) | (objects[1:] != objects[:-1])
+    return Entries(objects[last], pages[last], ids[last])
+
+
+def merge_runs(runs: Sequence[Entries], *, base: bool) -> Entries:
+    """One run out of several, oldest first; at the base of a list holes need no entry."""
+    if len(runs) == 1 and not base:
+        return runs[0]
+    merged = sort_entries(
+        np.concatenate([run.objects for run in runs]),
+        np.concatenate([run.pages for run in runs]),
+        np.concatenate([run.ids for run in runs]),
+    )
+    if not base or merged.ids.all():
+        return merged
+    held = merged.ids != 0
+    return Entries(merged.objects[held], merged.pages[held], merged.ids[held])
+
+
+def merge_slices(slices: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """(pages, ids) of one object out of its parts in several runs, oldest first; no holes."""
+    parts = [part for part in slices if len(part[0])]
+    if not parts:
+        return _NONE, _NONE
+    pages, ids = parts[0]
+    if len(parts) > 1:
+        pages = np.concatenate([part[0] for part in parts])
+        ids = np.concatenate([part[1] for part in parts])
+        order = np.argsort(pages, kind="stable")
+        pages, ids = pages[order], ids[order]
+        last = np.ones(len(pages), np.bool_)
+        last[:-1] = pages[1:] != pages[:-1]
+        pages, ids = pages[last], ids[last]
+    held = ids != 0
+    return (pages, ids) if held.all() else (pages[held], ids[held])
+
+
+def without_sizes(entries: Entries) -> Array:
+    """The page ids of the entries: neither holes nor sizes of objects."""
+    data = (entries.pages != SIZE_PAGE) & (entries.ids != 0)
+    return np.compress(data, entries.ids)
+
+
+def size_class(entries: int) -> int:
+    """Runs of one class differ in length by less than FANOUT."""
+    level = 0
+    while entries >= _CLASS_ENTRIES:
+        entries //= FANOUT
+        level += 1
+    return level
+
+
+def merge_count(lengths: Sequence[int]) -> int:
+    """How many runs at the end of a list to merge into one; 0 or 1 for none."""
+    level = size_class(lengths[-1])
+    count = 0
+    for length in reversed(lengths):
+        if size_class(length) > level:
+            break
+        count += 1
+    return count if count >= FANOUT else 0
+
+
+def encode_run(entries: Entries, run: int) -> list[Draft]:
+    """The run's leaves as records."""
+    total = -(-len(entries.ids) // LEAF_ENTRIES)
+    return [
+        encode_leaf(
+            entries.objects[start : start + LEAF_ENTRIES],
+            entries.pages[start : start + LEAF_ENTRIES],
+            entries.ids[start : start + LEAF_ENTRIES],
+            run,
+            number,
+            total,
+        )
+        for number, start in enumerate(range(0, len(entries.ids), LEAF_ENTRIES))
+    ]

@@ -1,0 +1,459 @@
+"""A generation in the making: writes gathered, appended as they grow, committed at once.
+
+Used from one thread at a time. Nothing of it is visible before `commit`; data that was appended
+for a transaction that ends without one is garbage, which collection finds.
+"""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import numpy as np
+
+from slos import ingest
+from slos.catalog import CommitRecord, Generation, Run
+from slos.core import Core
+from slos.errors import InvalidRequestError
+from slos.extents import (
+    EMPTY,
+    Entries,
+    View,
+    encode_run,
+    merge_count,
+    merge_runs,
+    sort_entries,
+)
+from slos.format import SIZE_PAGE, U64, Array, Draft, RecordType
+from slos.request import as_bytes, check_note, check_object, check_range, not_found
+from slos.store import PAGE_BYTES, Buffer, GenerationInfo, PageNumbers
+
+_FLUSH_BYTES = 4 << 20
+_FLUSH_PARTIAL = 1024
+_ZERO_PAGE = bytes(PAGE_BYTES)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class ObjectTransaction:
+    """A transaction of an ObjectStore."""
+
+    def __init__(
+        self,
+        core: Core,
+        oid: int,
+        parent: Generation | None,
+        committed: Callable[[bool], None],
+    ):
+        self._core = core
+        self._committed = committed
+        self._oid = oid
+        self._parent = parent
+        self._open = True
+        # In order: what is known to lie in the log, then what waits, then parts of pages.
+        self._chunks: list[Entries] = []
+        self._pending: list[tuple[int, Array, memoryview]] = []
+        self._pending_bytes = 0
+        self._partial: dict[tuple[int, int], bytearray] = {}
+        self._sizes: dict[int, int | None] = {}
+        self._held: list[Array] = []
+        self._first_block: int | None = None
+        self._stored_bytes = 0
+        with core.lock:
+            core.holders.add(self)
+            if parent is not None:
+                core.catalog.pin(parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+    def held_pages(self) -> list[Array]:
+        return self._held
+
+    def first_block(self) -> int | None:
+        return self._first_block
+
+    def write(self, object_id: int, offset: int, data: Buffer) -> None:
+        view = as_bytes(data)
+        check_range(offset, len(view))
+        self._grow(object_id, offset + len(view) if view else 0)
+        end = offset + len(view)
+        head = min(end, -(-offset // PAGE_BYTES) * PAGE_BYTES)
+        tail = max(head, end // PAGE_BYTES * PAGE_BYTES)
+        if offset < head:
+            self._write_part(object_id, offset, view[: head - offset])
+        if head < tail:
+            first, last = head // PAGE_BYTES, tail // PAGE_BYTES
+            numbers = np.arange(first, last, dtype=np.uint64)
+            self._add_pages(object_id, numbers, view[head - offset : tail - offset])
+        if tail < end:
+            self._write_part(object_id, tail, view[tail - offset :])
+
+    def write_pages(self, object_id: int, page_numbers: PageNumbers, data: Buffer) -> None:
+        view = as_bytes(data)
+        numbers = np.asarray(page_numbers, dtype=np.uint64)
+        if len(view) != len(numbers) * PAGE_BYTES:
+            raise InvalidRequestError(f"{len(numbers)} pages, but {len(view)} bytes")
+        end = (int(numbers.max()) + 1) * PAGE_BYTES if len(numbers) else 0
+        check_range(0, end)
+        self._grow(object_id, end)
+        self._add_pages(object_id, numbers, view)
+
+    def discard(self, object_id: int, offset: int, length: int) -> None:
+        check_range(offset, length)
+        size = self._existing_size(object_id)
+        self._discard(object_id, offset, min(offset + length, size))
+
+    def truncate(self, object_id: int, size: int) -> None:
+        check_range(0, size)
+        old = self._size(object_id)
+        if old is not None and size < old:
+            self._discard(object_id, size, old)
+        self._sizes[object_id] = size
+
+    def put(self, object_id: int, data: Buffer) -> None:
+        view = as_bytes(data)
+        check_range(0, len(view))
+        if self._size(object_id) is not None:
+            self._discard(object_id, 0, SIZE_PAGE)
+        self._sizes[object_id] = 0
+        self.write(object_id, 0, view)
+
+    def remove(self, object_id: int) -> None:
+        self._existing_size(object_id)
+        self._discard(object_id, 0, SIZE_PAGE)
+        self._sizes[object_id] = None
+
+    def clone(self, object_id: int, source_oid: int, source_epoch: int, source_object: int) -> None:
+        core = self._core
+        with core.lock:
+            source = core.catalog.generation(source_oid, source_epoch)
+            core.catalog.pin(source)
+        try:
+            size = core.size_of(source, source_object)
+            if size is None:
+                raise not_found(source_oid, source_epoch, source_object)
+            pages, ids = core.pages_of(source, source_object)
+            if self._size(object_id) is not None:
+                self._discard(object_id, 0, SIZE_PAGE)
+            with core.lock:
+                self._held.append(ids)
+                if core.on_reference is not None:
+                    core.on_reference(ids)
+        finally:
+            with core.lock:
+                core.catalog.unpin(source)
+        self._add_chunk(object_id, pages, ids)
+        self._sizes[object_id] = size
+
+    def commit(self, *, wait: bool = True, name: str = "", note: bytes = b"") -> GenerationInfo:
+        self._check_open()
+        check_note(name, note)
+        core = self._core
+        core.check_writable()
+        try:
+            self._fold_partial()
+            batch = self._prepare()
+            generation = self._commit(batch, name, bytes(note))
+        finally:
+            self.abort()
+        if wait:
+            core.wait_durable(generation.lsn)
+        self._committed(wait)
+        return generation.info(core.log.durable_lsn)
+
+    def abort(self) -> None:
+        """Discard the transaction; harmless after its end."""
+        if not self._open:
+            return
+        self._open = False
+        self._chunks, self._pending, self._partial = [], [], {}
+        core = self._core
+        with core.lock:
+            core.holders.discard(self)
+            if self._parent is not None:
+                core.catalog.unpin(self._parent)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise InvalidRequestError("this transaction has ended; begin a new one")
+
+    def _size(self, object_id: int) -> int | None:
+        self._check_open()
+        check_object(object_id)
+        if object_id in self._sizes:
+            return self._sizes[object_id]
+        return None if self._parent is None else self._core.size_of(self._parent, object_id)
+
+    def _existing_size(self, object_id: int) -> int:
+        size = self._size(object_id)
+        if size is None:
+            raise not_found(self._oid, self._parent.record.epoch if self._parent else 0, object_id)
+        return size
+
+    def _grow(self, object_id: int, end: int) -> None:
+        # Set even where it stays: the newest run then tells it, no older one is asked.
+        self._sizes[object_id] = max(self._size(object_id) or 0, end)
+
+    def _add_pages(self, object_id: int, numbers: Array, data: memoryview) -> None:
+        """Whole pages; the data is copied or appended before this returns."""
+        if self._partial:
+            for number in numbers.tolist():
+                self._partial.pop((object_id, number), None)
+        if len(data) >= _FLUSH_BYTES:
+            self._flush()
+            self._stream(object_id, numbers, data)
+            return
+        self._pending.append((object_id, numbers, memoryview(bytes(data))))
+        self._pending_bytes += len(data)
+        if self._pending_bytes >= _FLUSH_BYTES:
+            self._flush()
+
+    def _add_chunk(self, object_id: int, numbers: Array, ids: Array) -> None:
+        """Pages that lie in the log, or holes; behind all that came before."""
+        if len(ids):
+            self._flush()
+            objects = np.full(len(ids), object_id, np.uint64)
+            self._chunks.append(sort_entries(objects, numbers, ids))
+
+    def _stream(self, object_id: int, numbers: Array, data: memoryview) -> None:
+        step = _FLUSH_BYTES // PAGE_BYTES
+        for start in range(0, len(numbers), step):
+            part = numbers[start : start + step]
+            batch = self._ingest(data[start * PAGE_BYTES : (start + step) * PAGE_BYTES])
+            self._append(batch)
+            objects = np.full(len(part), object_id, np.uint64)
+            self._chunks.append(sort_entries(objects, part, batch.ids))
+
+    def _ingest(self, data: memoryview) -> ingest.Batch:
+        if self._first_block is None:
+            with self._core.lock:
+                self._first_block = self._core.catalog.next_block
+        return ingest.prepare(self._core, data, self._held)
+
+    def _append(self, batch: ingest.Batch) -> None:
+        core = self._core
+        if batch.drafts:
+            core.append(batch.drafts, lambda offsets, _: ingest.register(core, batch, offsets))
+            self._stored_bytes += sum(draft.record_bytes for draft in batch.drafts)
+
+    def _prepare(self) -> ingest.Batch:
+        """What waits, as a batch; its entries join the chunks."""
+        pending, self._pending, self._pending_bytes = self._pending, [], 0
+        if not pending:
+            return ingest.EMPTY
+        data = pending[0][2] if len(pending) == 1 else b"".join([part[2] for part in pending])
+        batch = self._ingest(memoryview(data))
+        objects = [np.full(len(part[1]), part[0], np.uint64) for part in pending]
+        self._chunks.append(
+            sort_entries(
+                np.concatenate(objects),
+                np.concatenate([part[1] for part in pending]),
+                batch.ids,
+            )
+        )
+        return batch
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._append(self._prepare())
+
+    # Parts of pages are kept until the transaction ends or there are many of them.
+
+    def _write_part(self, object_id: int, offset: int, data: memoryview) -> None:
+        number, start = divmod(offset, PAGE_BYTES)
+        page = self._partial.get((object_id, number))
+        if page is None:
+            page = self._partial[object_id, number] = self._page(object_id, number)
+        page[start : start + len(data)] = data
+        if len(self._partial) >= _FLUSH_PARTIAL:
+            self._fold_partial()
+            self._flush()
+
+    def _fold_partial(self) -> None:
+        partial, self._partial = self._partial, {}
+        for object_id in {key[0] for key in partial}:
+            numbers = sorted(number for owner, number in partial if owner == object_id)
+            data = b"".join([partial[object_id, number] for number in numbers])
+            self._pending.append((object_id, np.array(numbers, np.uint64), memoryview(data)))
+            self._pending_bytes += len(data)
+
+    def _page(self, object_id: int, number: int) -> bytearray:
+        """What the transaction sees at a page."""
+        for owner, numbers, data in reversed(self._pending):
+            found = np.flatnonzero(numbers == number)
+            if owner == object_id and len(found):
+                start = int(found[-1]) * PAGE_BYTES
+                return bytearray(data[start : start + PAGE_BYTES])
+        page_id = self._page_id(object_id, number)
+        page = np.zeros((1, PAGE_BYTES), np.uint8)
+        if page_id:
+            ids = np.array([page_id], np.uint64)
+            if len(self._core.reader.read(ids, page, np.zeros(1, np.int64))):
+                assert self._parent is not None
+                raise self._core.damaged(self._parent, object_id, page_id, number)
+        return bytearray(page.tobytes())
+
+    def _page_id(self, object_id: int, number: int) -> int:
+        for chunk in reversed(self._chunks):
+            found = View(chunk).get(object_id, number)
+            if found is not None:
+                return found
+        if self._parent is None:
+            return 0
+        for run_id in reversed(self._parent.run_ids):
+            found = self._core.view(run_id, self._parent).get(object_id, number)
+            if found is not None:
+                return found
+        return 0
+
+    def _discard(self, object_id: int, offset: int, end: int) -> None:
+        """Make a hole of [offset, end): pages become holes, the edges zeros."""
+        first, last = -(-offset // PAGE_BYTES), end // PAGE_BYTES
+        if first <= last:
+            self._drop_waiting(object_id, first, last)
+            self._add_holes(object_id, first, last)
+        if end == SIZE_PAGE:
+            return
+        head = min(end, first * PAGE_BYTES)
+        tail = max(head, last * PAGE_BYTES)
+        for start, stop in ((offset, head), (tail, end)):
+            if start < stop:
+                self._write_part(object_id, start, memoryview(_ZERO_PAGE)[: stop - start])
+
+    def _drop_waiting(self, object_id: int, first: int, last: int) -> None:
+        for key in [key for key in self._partial if key[0] == object_id]:
+            if first <= key[1] < last:
+                del self._partial[key]
+        if any(owner == object_id for owner, _, __ in self._pending):
+            self._flush()
+
+    def _add_holes(self, object_id: int, first: int, last: int) -> None:
+        parts = [View(chunk).slice(object_id, first, last)[0] for chunk in self._chunks]
+        if self._parent is not None:
+            parts.append(self._core.pages_of(self._parent, object_id, first, last)[0])
+        if not parts:
+            return
+        pages = np.unique(np.concatenate(parts))
+        self._add_chunk(object_id, pages, np.zeros(len(pages), np.uint64))
+
+    # The commit itself: one run with what changed, one record that makes it a generation.
+
+    def _delta(self) -> Entries:
+        chunks = [*self._chunks, self._size_entries()]
+        chunks = [chunk for chunk in chunks if len(chunk.ids)]
+        return merge_runs(chunks, base=self._parent is None) if chunks else EMPTY
+
+    def _size_entries(self) -> Entries:
+        sizes = self._sizes
+        values = [0 if size is None else size + 1 for size in sizes.values()]
+        return sort_entries(
+            np.array(list(sizes), U64),
+            np.full(len(sizes), SIZE_PAGE, np.uint64),
+            np.array(values, U64),
+        )
+
+    def _commit(self, batch: ingest.Batch, name: str, note: bytes) -> Generation:
+        core, parent = self._core, self._parent
+        delta = self._delta()
+        logical = self._logical_bytes(delta)
+        run_ids, run_id, merged = self._runs(delta)
+        leaves = encode_run(merged, run_id) if run_id else []
+        stored = self._stored_bytes + sum(d.record_bytes for d in (*batch.drafts, *leaves))
+        with core.append_lock:
+            with core.lock:
+                epoch = core.catalog.partition(self._oid).last_epoch + 1
+            record = CommitRecord(
+                self._oid,
+                epoch,
+                parent.record.epoch if parent else 0,
+                time.time_ns(),
+                name,
+                note,
+                logical,
+                stored,
+                np.array(run_ids, U64).tobytes(),
+            )
+            draft = Draft(
+                RecordType.COMMIT,
+                _encode(record),
+                ident=self._oid,
+                context=core.log.durable_lsn,
+            )
+            made: list[Generation] = []
+
+            def registered(offsets: list[int], lsn: int) -> None:
+                blocks = len(batch.drafts)
+                ingest.register(core, batch, offsets[:blocks])
+                if run_id:
+                    places = offsets[blocks:-1]
+                    sizes = [leaf.record_bytes for leaf in leaves]
+                    holes = not merged.ids.all()
+                    core.catalog.add_run(run_id, Run(len(merged.ids), holes, places, sizes))
+                    core.runs.put(run_id, merged)
+                made.append(core.catalog.commit(record, lsn))
+                core.counts.commits += 1
+                core.counts.bytes_stored += stored
+
+            core.append([*batch.drafts, *leaves, draft], registered)
+        return made[0]
+
+    def _runs(self, delta: Entries) -> tuple[list[int], int, Entries]:
+        """(the generation's runs, the number of the new one or 0, its entries)."""
+        core, parent = self._core, self._parent
+        kept = list(parent.run_ids) if parent else []
+        if not len(delta.ids):
+            return kept, 0, EMPTY
+        merged = delta
+        while True:
+            with core.lock:
+                lengths = [core.catalog.runs[run].entries for run in kept]
+            count = merge_count([*lengths, len(merged.ids)])
+            if count < 2:
+                break
+            assert parent is not None
+            older = [core.view(run, parent).entries for run in kept[1 - count :]]
+            kept = kept[: 1 - count]
+            merged = merge_runs([*older, merged], base=not kept)
+        with core.lock:
+            run_id = core.catalog.take_run()
+        return [*kept, run_id], run_id, merged
+
+    def _logical_bytes(self, delta: Entries) -> int:
+        """Bytes of pages with data: the parent's, and what the delta adds or takes."""
+        data = delta.pages != SIZE_PAGE
+        if self._parent is None:
+            return int(np.count_nonzero(delta.ids[data])) * PAGE_BYTES
+        view = View(delta)
+        pages = 0
+        for object_id in view.objects.tolist():
+            numbers, ids = view.slice(object_id, 0, SIZE_PAGE)
+            if len(numbers):
+                before = self._present(object_id, numbers)
+                pages += int(np.count_nonzero(ids)) - int(np.count_nonzero(before))
+        return self._parent.record.logical_bytes + pages * PAGE_BYTES
+
+    def _present(self, object_id: int, numbers: Array) -> np.ndarray:
+        """Which pages hold data in the parent."""
+        assert self._parent is not None
+        core = self._core
+        with core.lock:
+            runs = [core.catalog.runs[run_id] for run_id in self._parent.run_ids]
+        if any(run.holes for run in runs):
+            held, _ = core.pages_of(self._parent, object_id)
+            return np.isin(numbers, held)
+        present = np.zeros(len(numbers), np.bool_)
+        # The oldest run holds most pages: where there are no holes one run that speaks is enough.
+        for run_id in self._parent.run_ids:
+            present |= core.view(run_id, self._parent).contains(object_id, numbers)
+            if present.all():
+                break
+        return present
