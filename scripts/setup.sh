@@ -73,9 +73,16 @@ find_python() {
     die "no python3 >= 3.11 with headers and venv found; set PYTHON to one"
 }
 
-# What the environment depends on: the checkout's place, its requirements, the interpreter.
+# What the environment depends on: the checkout's place, the interpreter, what is to be installed.
 fingerprint() {
-    { printf '%s\n' "$root"; "$1" -VV; cat "$root/pyproject.toml"; } | sha256sum | cut -d' ' -f1
+    "$1" - "$root" <<'PYTHON'
+import hashlib, pathlib, sys, tomllib
+root = sys.argv[1]
+text = (pathlib.Path(root) / "pyproject.toml").read_text()
+parts = tomllib.loads(text)
+wanted = (root, sys.version, parts["project"], parts["build-system"], parts["tool"]["setuptools"])
+print(hashlib.sha256(repr(wanted).encode()).hexdigest())
+PYTHON
 }
 
 build_environment() {

@@ -1,0 +1,417 @@
+"""slsctl: the command line, operating through the mount.
+
+Exit status: 0 done, 1 refused or failed (the reason on standard error), 2 misuse; `restore` and
+`spawn` in the foreground end with their process's own. `mkfs`, `fsck`, `dump` and `copy` work on a
+store without a mount and are the one place that imports slos.
+"""
+
+import json
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from libsls import protocol
+from libsls.foreground import wait_child, wait_restored
+from libsls.mount import NoMountError, Partition, RefusedError, find_mount, partitions
+from libsls.protocol import Backend, File, Mode, ProtocolError
+
+EXIT_REFUSED: Final = 1
+SPAWN_EXEC_FAILED: Final = 127
+
+
+class Number(click.ParamType[int]):
+    """A number that the protocol parses."""
+
+    def __init__(self, name: str, parse: Callable[[str], int]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return self._parse(str(value))
+        except ProtocolError as error:
+            self.fail(str(error), param, ctx)
+
+
+OID = Number("OID", protocol.parse_oid)
+PID = Number("PID", lambda word: protocol.parse_pids(word.encode())[0])
+EPOCH = Number("GENERATION", protocol.parse_epoch)
+PERIOD = Number("MS", lambda word: protocol.parse_period(word.encode()))
+
+oid_option = click.option("-o", "--oid", type=OID, required=True, help="The partition's number.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
+
+
+# --- printing ---------------------------------------------------------------------------------
+
+
+def print_json(value: object) -> None:
+    """One JSON value on standard output."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on standard output, plain where that is no terminal."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 1000
+    Console(width=width, highlight=False, soft_wrap=False).print(table)
+
+
+def format_bytes(count: int) -> str:
+    """A size for people."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def format_time(time_ns: int) -> str:
+    """A moment for people, in local time."""
+    moment = time.localtime(time_ns // 10**9)
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', moment)}.{time_ns % 10**9 // 10**6:03d}"
+
+
+# --- the program ------------------------------------------------------------------------------
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def slsctl() -> None:
+    """Keep live processes: partitions, checkpoints, restores.
+
+    The mount is found by itself: $SLFS_MOUNT, else the mount table.
+    """
+
+
+def main() -> int:
+    """Run slsctl; returns the exit status."""
+    try:
+        status = slsctl.main(prog_name="slsctl", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return 128 + 2  # SIGINT
+    except (NoMountError, RefusedError, ProtocolError, OSError) as error:
+        text = error.strerror if isinstance(error, RefusedError) else str(error)
+        click.echo(f"slsctl: {text}", err=True)
+        return EXIT_REFUSED
+    return status if isinstance(status, int) else 0
+
+
+# --- partitions -------------------------------------------------------------------------------
+
+
+@slsctl.command()
+@click.argument("backend_word", metavar="[slos|memory]", required=False)
+@oid_option
+@click.option("-d", "--delta", is_flag=True, help="Keep only what changed since the last one.")
+@click.option("-t", "--period", type=PERIOD, default=0, help="Milliseconds between checkpoints.")
+@click.option("-b", "--backend", type=click.Choice(["slos", "memory"]), help="Where to keep them.")
+def partadd(
+    backend_word: str | None, oid: int, delta: bool, period: int, backend: str | None
+) -> None:
+    """Make a partition: partadd -o OID -b slos, or partadd slos -o OID."""
+    chosen = _one_backend(backend_word, backend)
+    partition = Partition(oid)
+    partition.create()
+    try:
+        partition.write(File.BACKEND, chosen.encode())
+        partition.write(File.MODE, (Mode.DELTA if delta else Mode.FULL).encode())
+        partition.write(File.PERIOD, str(period).encode())
+    except RefusedError:
+        partition.delete()
+        raise
+
+
+def _one_backend(word: str | None, option: str | None) -> str:
+    if word is not None and word not in list(Backend):
+        raise click.UsageError(f"{word} is no backend; use slos or memory")
+    if word is not None and option is not None and word != option:
+        raise click.UsageError(f"{word} and -b {option} contradict each other; give one")
+    return word or option or Backend.SLOS
+
+
+@slsctl.command()
+@oid_option
+def partdel(oid: int) -> None:
+    """Remove a partition and its generations; its processes live on."""
+    Partition(oid).delete()
+
+
+@slsctl.command()
+@oid_option
+@click.option("-p", "--pid", "pids", type=PID, multiple=True, required=True)
+def attach(oid: int, pids: tuple[int, ...]) -> None:
+    """Take processes into a partition."""
+    Partition(oid).attach(pids)
+
+
+@slsctl.command()
+@oid_option
+@click.option("-p", "--pid", "pids", type=PID, multiple=True, required=True)
+def detach(oid: int, pids: tuple[int, ...]) -> None:
+    """Let members go; they live on."""
+    Partition(oid).detach(pids)
+
+
+# --- checkpoint and restore -------------------------------------------------------------------
+
+
+@slsctl.command()
+@oid_option
+@click.option("-r", "--recursive", is_flag=True, help="Also take in the members' descendants.")
+@click.option("--full", is_flag=True, help="Keep everything, whatever the mode.")
+@click.option("--name", default="", help="A name for the generation.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until it is durable.")
+def checkpoint(oid: int, recursive: bool, full: bool, name: str, no_wait: bool) -> None:
+    """Take a generation; prints its number."""
+    words = protocol.Checkpoint(
+        recursive=recursive, full=full, name=protocol.parse_name(name) if name else ""
+    )
+    with _progress(f"checkpoint of partition {oid}"):
+        epoch = Partition(oid).checkpoint(words, wait=not no_wait)
+    click.echo(epoch)
+
+
+@slsctl.command()
+@click.argument("generation", type=EPOCH, required=False)
+@oid_option
+@click.option("-d", "--daemon", is_flag=True, help="In the background; prints the pids.")
+@click.option("--clone", is_flag=True, help="Into fresh pids, beside live members.")
+@click.option("--stopped", is_flag=True, help="Leave the processes stopped.")
+@click.option("--kill", is_flag=True, help="Replace live members.")
+def restore(
+    generation: int | None, oid: int, daemon: bool, clone: bool, stopped: bool, kill: bool
+) -> int:
+    """Bring a generation back, the newest by default.
+
+    Without -d the restored processes use this terminal, signals are passed on to them, and slsctl
+    ends with the exit status of the first one.
+    """
+    partition = Partition(oid)
+    words = protocol.Restore(
+        generation=generation,
+        daemon=daemon,
+        clone=clone,
+        stopped=stopped,
+        kill=kill,
+        terminal=0 if daemon else os.getpid(),
+    )
+    with _progress(f"restore of partition {oid}"):
+        restored = partition.restore(words)
+    if daemon:
+        click.echo(" ".join(map(str, restored.pids)))
+        return 0
+    return wait_restored(restored.pids[0], partition.path / File.STATUS)
+
+
+def _progress(what: str) -> Any:
+    return Console(stderr=True).status(what)  # shown on a terminal only
+
+
+@slsctl.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@oid_option
+@click.option("-t", "--period", type=PERIOD, help="Milliseconds between checkpoints.")
+@click.option("-d", "--daemon", is_flag=True, help="In the background, without a terminal; prints the pid.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def spawn(oid: int, period: int | None, daemon: bool, command: tuple[str, ...]) -> int:
+    """Run a command as a member; the partition is made when there is none.
+
+    slsctl ends with the command's exit status.
+    """
+    partition = Partition(oid)
+    if not partition.exists():
+        partition.create()
+    if period is not None:
+        partition.write(File.PERIOD, str(period).encode())
+    pid = _start_member(partition, command, in_background=daemon)
+    if period:
+        partition.checkpoint(wait=False)
+    if daemon:
+        click.echo(pid)
+        return 0
+    return wait_child(pid)
+
+
+def _start_member(partition: Partition, command: Sequence[str], *, in_background: bool) -> int:
+    """Fork, attach the child, let it exec: it is a member from its program's first instruction."""
+    gate, opener = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(opener)
+        _exec_when_opened(gate, command, in_background=in_background)
+    os.close(gate)
+    try:
+        partition.attach([pid])
+        os.write(opener, b"\0")
+    except RefusedError:
+        os.close(opener)
+        os.waitpid(pid, 0)
+        raise
+    os.close(opener)
+    return pid
+
+
+def _exec_when_opened(gate: int, command: Sequence[str], *, in_background: bool) -> None:
+    try:
+        if os.read(gate, 1):
+            os.close(gate)
+            if in_background:
+                _leave_terminal()
+            os.execvp(command[0], list(command))
+    except OSError as error:
+        os.write(2, f"slsctl: {command[0]}: {error.strerror}\n".encode())
+    finally:
+        os._exit(SPAWN_EXEC_FAILED)
+
+
+def _leave_terminal() -> None:
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+@slsctl.command()
+@oid_option
+def wait(oid: int) -> None:
+    """Wait until the newest generation is durable; prints its number."""
+    click.echo(Partition(oid).wait_durable())
+
+
+@slsctl.command()
+@click.argument("generations", type=EPOCH, nargs=-1, required=True)
+@oid_option
+def rm(generations: tuple[int, ...], oid: int) -> None:
+    """Delete generations."""
+    partition = Partition(oid)
+    for epoch in generations:
+        partition.delete_generation(epoch)
+
+
+# --- looking ----------------------------------------------------------------------------------
+
+
+@slsctl.command()
+@json_option
+def ps(as_json: bool) -> None:
+    """List partitions and their members."""
+    found = [partition.status() for partition in partitions(find_mount())]
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("OID", "MEMBERS", "NEWEST", "DURABLE", "PERIOD", "MODE", "BACKEND", "LAST ERROR"),
+        (
+            (
+                status["oid"],
+                " ".join(map(str, status["members"])),
+                status["newest"],
+                status["durable"],
+                status["settings"]["period_ms"],
+                status["settings"]["mode"],
+                status["settings"]["backend"],
+                status["last_error"],
+            )
+            for status in found
+        ),
+    )
+
+
+@slsctl.command()
+@oid_option
+@json_option
+def ls(oid: int, as_json: bool) -> None:
+    """List generations."""
+    partition = Partition(oid)
+    if not partition.exists():
+        partition.newest()  # says in words that there is no such partition
+    found = [partition.generation(epoch) for epoch in partition.epochs()]
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("GENERATION", "PARENT", "TAKEN", "LOGICAL", "STORED", "NAME"),
+        (
+            (
+                info["epoch"],
+                info["parent"],
+                format_time(info["time_ns"]),
+                format_bytes(info["logical_bytes"]),
+                format_bytes(info["stored_bytes"]),
+                info["name"],
+            )
+            for info in found
+        ),
+    )
+
+
+@slsctl.command()
+@click.option("-o", "--oid", type=OID, help="A partition; without it, the mount.")
+@json_option
+def status(oid: int | None, as_json: bool) -> None:
+    """Show the state of a partition, or of the mount."""
+    if oid is None:
+        state: dict[str, Any] = json.loads((find_mount() / "status").read_bytes())
+    else:
+        partition = Partition(oid)
+        state = partition.status() | {"statistics": partition.statistics()}
+    if as_json:
+        print_json(state)
+    else:
+        print_table(("FIELD", "VALUE"), _flatten(state))
+
+
+def _flatten(state: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in state.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield prefix + key, " ".join(map(str, value))
+        else:
+            yield prefix + key, "" if value is None else str(value)
+
+
+@slsctl.command()
+@oid_option
+@click.option("-f", "--follow", is_flag=True, help="Wait for more lines.")
+def log(oid: int, follow: bool) -> None:
+    """Print a partition's events."""
+    partition = Partition(oid)
+    sys.stdout.buffer.write(partition.read(File.LOG))
+    sys.stdout.flush()
+    if follow:
+        _follow(partition.path / File.LOG)
+
+
+def _follow(path: Path) -> None:
+    with path.open("rb", buffering=0) as file:
+        position = file.seek(path.stat().st_size)
+        poller = select.poll()
+        poller.register(file, select.POLLIN)
+        while True:
+            data = os.pread(file.fileno(), 1 << 16, position)
+            position += len(data)
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+            if not data:
+                poller.poll()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
