@@ -1,0 +1,89 @@
+"""Fixtures over the driver of self-checking programs: `kept` runs three ways, `refused` proves a refusal by name."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.sls.driver import Outcome, Way, command_of, run
+
+
+@pytest.fixture(scope="session")
+def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where programs in C are compiled to."""
+    return tmp_path_factory.mktemp("binaries")
+
+
+class Kept(Protocol):
+    """Runs a program of tests/programs/ with its case; fails the test unless it ends with `ok`."""
+
+    way: Way
+
+    def __call__(
+        self,
+        program: str,
+        *case: object,
+        descriptors: Mapping[int, int] | None = None,
+        between: Callable[[], None] | None = None,
+    ) -> Outcome: ...
+
+
+class _Keeper:
+    def __init__(self, way: Way, directory: Path, binaries: Path) -> None:
+        self.way = way
+        self._directory = directory
+        self._binaries = binaries
+
+    def __call__(
+        self,
+        program: str,
+        *case: object,
+        descriptors: Mapping[int, int] | None = None,
+        between: Callable[[], None] | None = None,
+    ) -> Outcome:
+        command = [
+            *command_of(program, self._binaries),
+            str(self._directory / "go"),
+            *map(str, case),
+        ]
+        outcome = run(command, self._directory, self.way, descriptors=descriptors, between=between)
+        if outcome.failure:
+            pytest.fail(f"{program} {' '.join(map(str, case))}: {outcome.failure}", pytrace=False)
+        return outcome
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(way, id=way.value, marks=pytest.mark.root)
+        for way in (Way.UNTOUCHED, Way.CONTINUED, Way.RESTORED)
+    ]
+)
+def kept(request: pytest.FixtureRequest, tmp_path: Path, binaries: Path) -> Kept:
+    """A program left alone; captured twice and continued; captured, killed and restored, twice in a row."""
+    return _Keeper(request.param, tmp_path, binaries)
+
+
+@pytest.fixture(params=[pytest.param(Way.RESTORED, id="restored", marks=pytest.mark.root)])
+def restored(request: pytest.FixtureRequest, tmp_path: Path, binaries: Path) -> Kept:
+    """Only the last way of `kept`, for what a test arranges around it."""
+    return _Keeper(request.param, tmp_path, binaries)
+
+
+class Refused(Protocol):
+    """Runs a program whose capture must raise UnsupportedResourceError; returns the words. The program ends well."""
+
+    def __call__(
+        self, program: str, *case: object, descriptors: Mapping[int, int] | None = None
+    ) -> str: ...
+
+
+@pytest.fixture(params=[pytest.param(Way.REFUSED, id="refused", marks=pytest.mark.root)])
+def refused(request: pytest.FixtureRequest, tmp_path: Path, binaries: Path) -> Refused:
+    """A capture that is refused by name, the program unharmed."""
+    keeper = _Keeper(request.param, tmp_path, binaries)
+
+    def refuse(program: str, *case: object, descriptors: Mapping[int, int] | None = None) -> str:
+        return keeper(program, *case, descriptors=descriptors).refusal
+
+    return refuse

@@ -1,0 +1,286 @@
+"""Runs a self-checking program of tests/programs/ untouched, captured, and restored, and judges how it ends.
+
+A program is started with the path of a *go* file and its case as arguments; it sets up its resource, prints `ready`,
+waits for the go file, checks the resource and ends with `ok` and status 0. What happens between ready and go is the
+`Way`. Each run has a process of its own, forked from the test's, so that ptrace(2) and wait(2) never meet the children
+of pytest; it is the parent of the program, restored or not, and leaves nothing alive.
+"""
+
+import enum
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from sls import image, proc, syscalls
+from sls.capture import Capture, Tracer
+from sls.errors import SlsError, UnsupportedResourceError
+from sls.resources import Loss
+from sls.restore import restore
+from tests.fakes.contents import MemoryContents
+
+PROGRAMS: Final = Path(__file__).parent.parent / "programs"
+ROUNDS: Final = 2
+DEADLINE_SECONDS: Final = 20.0
+_PR_SET_CHILD_SUBREAPER: Final = 36
+# What goes on by itself while a program waits; everything else of /proc must be equal after a capture.
+_MOVING: Final = re.compile(rb"^(it_value|ticks):.*\n", re.MULTILINE)
+_QUIET_STATUS: Final = (
+    "SigQ",
+    "SigPnd",
+    "ShdPnd",
+    "SigBlk",
+    "SigIgn",
+    "SigCgt",
+    "Threads",
+    "Umask",
+)
+
+
+class Way(enum.Enum):
+    """What happens to a program between `ready` and go."""
+
+    UNTOUCHED = "untouched"
+    CONTINUED = "continued"
+    RESTORED = "restored"
+    REFUSED = "refused"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a run went. `failure` is empty when the program found everything as it should be."""
+
+    failure: str = ""
+    losses: tuple[Loss, ...] = ()
+    notes: tuple[Loss, ...] = ()
+    refusal: str = ""
+
+
+class ProgramError(Exception):
+    """The program did not do its part: it ended early, said something is wrong, or hangs."""
+
+
+# --- what a test calls ----------------------------------------------------------------------------------------------
+
+
+def run(
+    command: Sequence[str],
+    directory: Path,
+    way: Way,
+    *,
+    descriptors: Mapping[int, int] | None = None,
+    between: Callable[[], None] | None = None,
+) -> Outcome:
+    """Run `command` (see `command_of`) one way in a process of its own; files go to `directory`.
+
+    `descriptors`: number in the program → descriptor of this process. `between`: called while the program is dead,
+    or, where it is never killed, before go.
+    """
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if not pid:
+        outcome = Outcome(failure="the driver died")
+        try:
+            os.close(read_end)
+            outcome = _Run(command, directory, way, descriptors or {}, between).outcome()
+        except BaseException:  # noqa: BLE001  # whatever it is, the parent shows it
+            outcome = Outcome(failure=traceback.format_exc())
+        finally:
+            os.write(write_end, msgspec.msgpack.encode(outcome))
+            os._exit(0)
+    os.close(write_end)
+    with open(read_end, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    return msgspec.msgpack.decode(data, type=Outcome)
+
+
+def command_of(program: str, binaries: Path) -> list[str]:
+    """How to start a program of tests/programs/; one in C is compiled into `binaries` by the first who asks."""
+    source = PROGRAMS / program
+    if source.suffix == ".py":
+        return [sys.executable, "-S", "-P", str(source)]
+    binary = binaries / source.stem
+    if not binary.exists():
+        subprocess.run(
+            ["gcc", "-O1", "-Wall", "-Werror", "-pthread", "-o", binary, source, "-lrt"], check=True
+        )
+    return [str(binary)]
+
+
+# --- one run, in the process of its own -----------------------------------------------------------------------------
+
+
+class _Run:
+    def __init__(
+        self,
+        command: Sequence[str],
+        directory: Path,
+        way: Way,
+        descriptors: Mapping[int, int],
+        between: Callable[[], None] | None,
+    ) -> None:
+        self._command = list(command)
+        self._go = directory / "go"
+        self._output = directory / "output"
+        self._directory = directory
+        self._way = way
+        self._descriptors = descriptors
+        self._between = between or (lambda: None)
+        self._losses: tuple[Loss, ...] = ()
+        self._notes: tuple[Loss, ...] = ()
+        self._refusal = ""
+
+    def outcome(self) -> Outcome:
+        """Start the program, do to it what the way says, let it finish."""
+        syscalls.become_tracer()
+        syscalls.syscall("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        failure = ""
+        try:
+            self._start()
+            self._wait_ready()
+            _WAYS[self._way](self)
+            self._go.touch()
+            self._wait_end()
+        except (ProgramError, SlsError) as error:
+            failure = f"{self._way.value}: {error}"
+        finally:
+            _end_children()
+        return Outcome(failure, self._losses, self._notes, self._refusal)
+
+    # --- the program ---
+
+    def _start(self) -> None:
+        """Its descriptors are /dev/null and the output file, then those of the test."""
+        os.chdir(self._directory)
+        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(self._output), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ]  # fmt: skip
+        actions += [(os.POSIX_SPAWN_DUP2, here, there) for there, here in self._descriptors.items()]
+        self._pid = os.posix_spawn(
+            self._command[0],
+            self._command,
+            os.environ | {"PYTHONPATH": str(PROGRAMS.parent.parent)},
+            file_actions=actions,
+            setsid=True,
+            setsigmask=[],
+            setsigdef=signal.valid_signals(),
+        )
+
+    def _text(self) -> str:
+        return self._output.read_text(errors="replace") if self._output.exists() else ""
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not self._text().startswith("ready\n"):
+            if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                raise ProgramError(f"ended before it was ready:\n{self._text()}")
+            if time.monotonic() > deadline:
+                raise ProgramError(f"is not ready after {DEADLINE_SECONDS} s:\n{self._text()}")
+            time.sleep(0.002)
+
+    def _wait_end(self) -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not (ended := os.waitpid(self._pid, os.WNOHANG))[0]:
+            if time.monotonic() > deadline:
+                raise ProgramError(f"hangs after go; it said:\n{self._text()}")
+            time.sleep(0.002)
+        status = os.waitstatus_to_exitcode(ended[1])
+        if status != 0 or self._text() != "ready\nok\n":
+            raise ProgramError(f"exit status {status}; it said:\n{self._text()}")
+
+    def _tree(self) -> list[int]:
+        return [self._pid, *proc.descendants(self._pid)]
+
+    # --- the ways ---
+
+    def stay_away(self) -> None:
+        self._between()
+
+    def go_on(self) -> None:
+        tracer = Tracer()
+        for _ in range(ROUNDS):
+            before = [_visible_state(pid) for pid in self._tree()]
+            capture = self._capture(tracer)
+            after = [_visible_state(pid) for pid in self._tree()]
+            _compare(before, after)
+            self._losses = capture.image.losses
+        tracer.stop_tracking()
+        self._between()
+
+    def come_back(self) -> None:
+        tracer = Tracer()
+        for _ in range(ROUNDS):
+            capture = self._capture(tracer)
+            self._losses = capture.image.losses
+            contents = MemoryContents(capture, tracer.buffer)
+            tracer.stop_tracking()
+            _end_children()
+            self._between()
+            kept = image.decode(image.encode(capture.image))
+            assert kept == capture.image, "what is decoded is what was encoded"
+            self._notes = restore(kept, contents).notes
+
+    def be_refused(self) -> None:
+        before = [_visible_state(pid) for pid in self._tree()]
+        try:
+            self._capture(Tracer())
+        except UnsupportedResourceError as error:
+            self._refusal = str(error)
+        else:
+            raise ProgramError("was captured; it should have been refused")
+        _compare(before, [_visible_state(pid) for pid in self._tree()])
+
+    def _capture(self, tracer: Tracer) -> Capture:
+        return tracer.capture(self._tree, full=True, track=False)
+
+
+_WAYS: Final = {
+    Way.UNTOUCHED: _Run.stay_away,
+    Way.CONTINUED: _Run.go_on,
+    Way.RESTORED: _Run.come_back,
+    Way.REFUSED: _Run.be_refused,
+}
+
+
+def _end_children() -> None:
+    """SIGKILL to everything below this process (a subreaper), and wait for each."""
+    for pid in proc.descendants(os.getpid()):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    while True:
+        try:
+            os.waitpid(-1, syscalls.WALL)
+        except ChildProcessError:
+            return
+
+
+def _visible_state(pid: int) -> dict[str, bytes]:
+    """What /proc shows of a process that waits: mappings, descriptors, signals."""
+    state = {name: proc.read(pid, name) for name in ("maps", "limits", "timers")}
+    status = proc.status(pid)
+    state |= {name: status[name].encode() for name in _QUIET_STATUS}
+    for fd in proc.entries(pid, "fd"):
+        state[f"fd/{fd}"] = proc.link(pid, f"fd/{fd}")
+        state[f"fdinfo/{fd}"] = _MOVING.sub(b"", proc.read(pid, f"fdinfo/{fd}"))
+    return state
+
+
+def _compare(before: list[dict[str, bytes]], after: list[dict[str, bytes]]) -> None:
+    for old, new in zip(before, after, strict=True):
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                raise ProgramError(
+                    f"the capture changed {name}:\n{old.get(name)!r}\n{new.get(name)!r}"
+                )

@@ -1,0 +1,37 @@
+"""pipe(2): contents, size, flags; both ends inside, or one outside."""
+
+import os
+
+import pytest
+
+from tests.sls.conftest import Kept
+
+
+@pytest.mark.parametrize(
+    ("count", "size"),
+    [(0, 65536), (1, 4096), (65536, 65536), (1 << 20, 1 << 20)],
+    ids=["empty", "one-byte", "full", "full-1MiB"],
+)
+def test_214_pipe_between_processes(kept: Kept, count: int, size: int) -> None:
+    kept("pipe.py", count, size)
+
+
+def test_214_pipe_whose_writer_is_outside(kept: Kept) -> None:
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"hello")
+    try:
+        outcome = kept("pipe_outside.py", "read", descriptors={5: read_end})
+        assert not outcome.notes
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_214_pipe_whose_reader_is_outside(kept: Kept) -> None:
+    read_end, write_end = os.pipe()
+    try:
+        kept("pipe_outside.py", "write", descriptors={5: write_end})
+        assert os.read(read_end, 100) == b"hello"
+    finally:
+        os.close(read_end)
+        os.close(write_end)
