@@ -65,13 +65,20 @@ def children() -> dict[int, str]:
     """Our children that are alive or not yet reaped, with their state letter."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
+        for pid in _children_of(task):
             try:
                 stat = Path(f"/proc/{pid}/stat").read_text()
             except FileNotFoundError:
                 continue
             found[int(pid)] = stat.rpartition(")")[2].split()[0]
     return found
+
+
+def _children_of(task: Path) -> list[str]:
+    try:
+        return (task / "children").read_text().split()
+    except FileNotFoundError:  # a thread that ended: faulthandler's timer is one
+        return []
 
 
 def stopped_tasks() -> set[int]:

@@ -34,7 +34,6 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 # What goes on by itself while a program waits; everything else of /proc must be equal after a capture.
 _MOVING: Final = re.compile(rb"^(it_value|ticks):.*\n", re.MULTILINE)
 _QUIET_STATUS: Final = (
-    "SigQ",
     "SigPnd",
     "ShdPnd",
     "SigBlk",
