@@ -129,8 +129,12 @@ class BlockTable:
         self._rows = kept
         self._count = len(kept)
 
+    def live_shares(self, masks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Bytes of the log that the pages in `masks`, one mask a row, stand for."""
+        rows = self.rows
+        held = _POPULATION[masks]
+        return np.asarray(rows["size"].astype(np.int64) * held // np.maximum(rows["total"], 1))
+
     def shares(self) -> NDArray[np.int64]:
         """Bytes of the log that each row stands for."""
-        rows = self.rows
-        held = _POPULATION[rows["mask"]]
-        return np.asarray(rows["size"].astype(np.int64) * held // np.maximum(rows["total"], 1))
+        return self.live_shares(self.rows["mask"].astype(np.int64))

@@ -9,6 +9,7 @@ from enum import IntEnum
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from slos.blocks import BlockTable
 from slos.errors import ObjectNotFoundError
@@ -190,6 +191,13 @@ class Catalog:
         blocks = self.blocks.move(page_ids, offset, size)
         for key in np.unique(blocks >> np.uint64(BLOCKS_SHIFT)).tolist():
             self.dirty.add((SectionKind.BLOCKS, key))
+
+    def drop_blocks(self, gone: NDArray[np.bool_]) -> None:
+        """Blocks of which no generation needs a page, as marked rows."""
+        ids = self.blocks.rows["id"][gone]
+        for key in np.unique(ids >> np.uint64(BLOCKS_SHIFT)).tolist():
+            self.dirty.add((SectionKind.BLOCKS, key))
+        self.blocks.drop(gone)
 
     def add_run(self, run_id: int, run: Run) -> None:
         """A run that was appended, or moved by collection."""

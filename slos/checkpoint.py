@@ -6,7 +6,7 @@ chunk is written twice, apart from its copy. Callers hold the append lock; encod
 state lock of the store.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import lz4.block
 import msgspec
@@ -292,6 +292,16 @@ class Sections:
         seconds = self._log.append(drafts, emergency=True)
         sizes = [draft.record_bytes for draft in drafts]
         return tuple(map(Chunk, firsts, seconds, sizes))
+
+    def places(self) -> Iterator[tuple[SectionKey, int, int]]:
+        """(section, file offset, length) of every record of the checkpoint; root chunks too."""
+        chunks = [(key, chunk) for key, ref in self.refs.items() for chunk in ref.chunks]
+        chunks += [((SectionKind.ROOT, 0), chunk) for chunk in self.root_chunks]
+        for key, chunk in chunks:
+            yield key, chunk.first, chunk.size
+            yield key, chunk.second, chunk.size
+        for offset in self.roots if self.roots[0] else ():
+            yield (SectionKind.ROOT, 0), offset, self.root_bytes
 
     def load(self, roots: tuple[int, int]) -> None:
         """Find the sections of a checkpoint; CorruptObjectError where both copies are wrong."""

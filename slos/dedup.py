@@ -4,7 +4,10 @@ The hash only proposes; whoever asks compares the bytes. Callers lock. Bounded: 
 `max_entries` the oldest pages are no longer proposed.
 """
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import NDArray
 
 from slos.format import Array
 
@@ -85,6 +88,18 @@ class HashIndex:
         self.levels.append(merged)
         self.levels.sort(key=lambda level: -len(level.ids))
         return merged
+
+    def prune(self, is_known: Callable[[Array], NDArray[np.bool_]]) -> list[int]:
+        """Forget pages that are gone, where they are many; keys whose sections are void."""
+        void: list[int] = []
+        for number, level in enumerate(self.levels):
+            known = is_known(level.ids)
+            if np.count_nonzero(known) * 4 < 3 * len(known):
+                if level.key is not None:
+                    void.append(level.key)
+                self.levels[number] = Level(level.hashes[known], level.ids[known])
+        self.levels = [level for level in self.levels if len(level.ids)]
+        return void
 
     def load(self, key: int, ids: Array, hashes: Array) -> None:
         """A level that a section keeps; goes in front of the new ones."""

@@ -7,6 +7,7 @@ store's own seed: bytes of another store, kept in this one, never read as its re
 
 import struct
 from enum import IntEnum, IntFlag
+from typing import Self
 
 import lz4.block
 import msgspec
@@ -232,6 +233,19 @@ class Draft:
         self.stored = len(body)
         self.checksum = xxh3_64_intdigest(body)
 
+    @classmethod
+    def copy(cls, header: Header, payload: memoryview) -> Self:
+        """A record that is there already, for another place."""
+        return cls(
+            header.type,
+            bytes(payload),
+            flags=header.flags,
+            count=header.count,
+            raw=header.raw,
+            ident=header.ident,
+            context=header.context,
+        )
+
     @property
     def record_bytes(self) -> int:
         """Length in the log, padding included."""
@@ -290,7 +304,7 @@ def encode_pages(pages: memoryview, hashes: bytes, acceleration: int = 1) -> Dra
     )
 
 
-def encode_moved(pages: bytes, hashes: bytes, page_ids: Array) -> Draft:
+def encode_moved(pages: memoryview, hashes: bytes, page_ids: Array) -> Draft:
     """MOVED: hashes, the pages' ids, then the pages."""
     body, flags = compress(pages)
     return Draft(

@@ -41,6 +41,10 @@ from slos.recovery import Replay, Tail
 from slos.store import PAGE_BYTES
 
 CHECKPOINT_RECORDS = 16384
+# Written by every checkpoint, or from elsewhere than the catalog.
+_OTHERWISE = frozenset(
+    {SectionKind.ROOT, SectionKind.COUNTERS, SectionKind.SEGMENTS, SectionKind.HASHES}
+)
 
 
 def make_store(
@@ -240,7 +244,7 @@ def _changed_sections(core: Core) -> dict[SectionKey, bytes | None]:
     changed: dict[SectionKey, bytes | None] = {
         key: encode_section(catalog, key)
         for key in sorted(catalog.dirty)
-        if key[0] not in (SectionKind.HASHES, SectionKind.COUNTERS)
+        if key[0] not in _OTHERWISE
     }
     counters = Counters(catalog.next_block, catalog.next_run, catalog.deleted_bytes)
     changed[SectionKind.COUNTERS, 0] = encode(counters)

@@ -4,11 +4,16 @@ One thread, woken by commits and deletions. It gives way: between steps of colle
 as long as commits keep coming in.
 """
 
-from threading import Event, Thread
+import time
+from collections.abc import Iterator
+from threading import Event, Lock, Thread
 
-from slos import lifecycle
+from slos import gc, lifecycle
 from slos.core import Core
 from slos.errors import SlosError
+
+_BUSY_SECONDS = 0.1
+_GIVE_WAY = 4
 
 
 class Maintenance:
@@ -17,7 +22,11 @@ class Maintenance:
     def __init__(self, core: Core, *, background: bool):
         self._core = core
         self._wake = Event()
+        self._stop = Event()
         self._stopping = False
+        self._collecting = Lock()
+        self._steps: Iterator[None] | None = None
+        self._busy_until = 0.0
         self._thread: Thread | None = None
         if background and not core.read_only:
             self._thread = Thread(target=self._run, name="slos-maintenance", daemon=True)
@@ -38,6 +47,7 @@ class Maintenance:
     def stop(self) -> None:
         """End the thread."""
         self._stopping = True
+        self._stop.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
@@ -60,11 +70,38 @@ class Maintenance:
         if core.log.records > lifecycle.CHECKPOINT_RECORDS:
             lifecycle.checkpoint(core)
 
+        if gc.wanted(core):
+            self._collect_gently()
+
+    def _collect_gently(self) -> None:
+        """A cycle that leaves most of the time to commits, while there are any."""
+        while not self._stopping:
+            commits, began = self._core.counts.commits, time.monotonic()
+            if not self.collect_step():
+                return
+            if self._core.counts.commits != commits or self._busy_until > began:
+                if self._core.counts.commits != commits:
+                    self._busy_until = began + _BUSY_SECONDS
+                self._stop.wait(min(_GIVE_WAY * (time.monotonic() - began), _BUSY_SECONDS))
+            self._core.wait_durable(self._core.log.written_lsn)
+
     def collect(self) -> None:
-        """Collect until there is nothing worth collecting."""
+        """Do a whole cycle."""
         while self.collect_step():
             pass
 
     def collect_step(self) -> bool:
-        """One bounded step of collection."""
-        return False
+        """One bounded step of a cycle; False when the cycle is done."""
+        with self._collecting:
+            if self._steps is None:
+                self._core.check_writable()
+                self._steps = gc.Cycle(self._core).steps()
+            try:
+                next(self._steps)
+            except StopIteration:
+                self._steps = None
+                return False
+            except BaseException:
+                self._steps = None
+                raise
+            return True

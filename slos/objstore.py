@@ -45,6 +45,11 @@ class ObjectStore:
         self._maintenance = Maintenance(core, background=background)
         self._closed = False
 
+    @property
+    def core(self) -> Core:
+        """The parts of the store, for the tools of this package."""
+        return self._core
+
     @classmethod
     def create(
         cls,

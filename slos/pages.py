@@ -6,7 +6,7 @@ Knows records and page ids, no generations: what is wrong it names by page id. T
 from collections import OrderedDict
 from collections.abc import Callable
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,13 +71,24 @@ class Cache(Generic[Value]):
             self._used = 0
 
 
+class _Record(NamedTuple):
+    """Pages of one record and their ids."""
+
+    ids: Array
+    pages: PageRows
+
+    def holds(self, page_ids: Array, slots: NDArray[np.int64]) -> bool:
+        """Whether these slots are these pages: a place may have been used anew meanwhile."""
+        return int(slots.max()) < len(self.ids) and bool((self.ids[slots] == page_ids).all())
+
+
 class PageReader:
     """Pages by id; `locate` asks the block table, under the store's lock."""
 
     def __init__(self, log: Log, locate: Locate):
         self._log = log
         self._locate = locate
-        self._cache: Cache[PageRows] = Cache(_BLOCK_CACHE)
+        self._cache: Cache[_Record] = Cache(_BLOCK_CACHE)
 
     def clear(self) -> None:
         """Forget what was cached: offsets are used anew."""
@@ -132,23 +143,20 @@ class PageReader:
             window = _Window(self._log, starts[first], starts[last] + sizes[last])
             for group in range(first, last + 1):
                 which = order[bounds[group] : bounds[group + 1]]
-                pages = self._record(
-                    window, starts[group], len(order) <= _CACHED_PAGES, page_ids[which]
-                )
-                if pages is None or len(pages) <= int(places.slots[which].max()):
+                record = self._record(window, starts[group], len(order) <= _CACHED_PAGES)
+                slots = places.slots[which]
+                if record is None or not record.holds(page_ids[which], slots):
                     bad.append(which)
                 else:
-                    out[rows[which]] = pages[places.slots[which]]
+                    out[rows[which]] = record.pages[slots]
         return np.concatenate(bad) if bad else np.zeros(0, np.int64)
 
-    def _record(
-        self, window: "_Window", offset: int, cached: bool, page_ids: Array
-    ) -> PageRows | None:
+    def _record(self, window: "_Window", offset: int, cached: bool) -> "_Record | None":
         if offset == 0:
             return None
         found = self._cache.get(offset) if cached else None
         if found is None:
-            found = window.pages(offset, page_ids)
+            found = window.record(offset)
             if found is not None and cached:
                 self._cache.put(offset, found, 1)
         return found
@@ -179,8 +187,8 @@ class _Window:
         self._length = min(end - start, _SPAN_BYTES + 2 * MAX_RECORD_BYTES)
         self._data: memoryview | None = None
 
-    def pages(self, offset: int, page_ids: Array) -> PageRows | None:
-        """The pages of the record at an offset, None where it is wrong or another."""
+    def record(self, offset: int) -> _Record | None:
+        """The record of pages at an offset, None where there is none or a damaged one."""
         if self._data is None:
             try:
                 self._data = memoryview(self._log.device.read(self._start, self._length))
@@ -194,10 +202,10 @@ class _Window:
         if found is None:
             return None
         directory = decode_directory(*found)
-        if directory is None or not np.isin(page_ids, directory[0]).all():
-            return None
         body = decode_pages(*found)
-        return None if body is None else np.frombuffer(body, np.uint8).reshape(-1, PAGE_BYTES)
+        if directory is None or body is None:
+            return None
+        return _Record(directory[0], np.frombuffer(body, np.uint8).reshape(-1, PAGE_BYTES))
 
 
 class RunReader:

@@ -7,7 +7,7 @@ for a transaction that ends without one is garbage, which collection finds.
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -33,6 +33,16 @@ _FLUSH_BYTES = 4 << 20
 _FLUSH_PARTIAL = 1024
 _ZERO_PAGE = bytes(PAGE_BYTES)
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class Stamp(NamedTuple):
+    """What a commit is called."""
+
+    epoch: int
+    parent: int
+    time_ns: int
+    name: str
+    note: bytes
 
 
 class ObjectTransaction:
@@ -155,16 +165,22 @@ class ObjectTransaction:
         self._sizes[object_id] = size
 
     def commit(self, *, wait: bool = True, name: str = "", note: bytes = b"") -> GenerationInfo:
-        self._check_open()
         check_note(name, note)
+        parent = self._parent.record.epoch if self._parent else 0
+        return self.commit_as(Stamp(0, parent, time.time_ns(), name, bytes(note)), wait=wait)
+
+    def commit_as(self, stamp: "Stamp", *, wait: bool) -> GenerationInfo:
+        """Commit under a given epoch, for copies; 0 takes the next one."""
+        self._check_open()
         core = self._core
         core.check_writable()
         try:
             self._fold_partial()
-            batch = self._prepare()
-            generation = self._commit(batch, name, bytes(note))
-        finally:
+            generation = self._commit(self._prepare(), stamp)
+        except BaseException:
             self.abort()
+            raise
+        self._end(committed=True)
         if wait:
             core.wait_durable(generation.lsn)
         self._committed(wait)
@@ -172,9 +188,14 @@ class ObjectTransaction:
 
     def abort(self) -> None:
         """Discard the transaction; harmless after its end."""
+        self._end(committed=False)
+
+    def _end(self, *, committed: bool) -> None:
         if not self._open:
             return
         self._open = False
+        if not committed:
+            self._core.catalog.deleted_bytes += self._stored_bytes
         self._chunks, self._pending, self._partial = [], [], {}
         core = self._core
         with core.lock:
@@ -350,7 +371,28 @@ class ObjectTransaction:
     def _delta(self) -> Entries:
         chunks = [*self._chunks, self._size_entries()]
         chunks = [chunk for chunk in chunks if len(chunk.ids)]
-        return merge_runs(chunks, base=self._parent is None) if chunks else EMPTY
+        if not chunks:
+            return EMPTY
+        delta = merge_runs(chunks, base=self._parent is None)
+        # Only shared pages can be what the parent has at the same place.
+        return self._changed(delta) if self._held and self._parent is not None else delta
+
+    def _changed(self, delta: Entries) -> Entries:
+        """The delta without the pages that the parent holds already."""
+        assert self._parent is not None
+        view = View(delta)
+        changed = np.ones(len(delta.ids), np.bool_)
+        for object_id, start in zip(view.objects.tolist(), view.starts.tolist(), strict=False):
+            numbers, ids = view.slice(object_id, 0, SIZE_PAGE)
+            if not len(numbers):
+                continue
+            last = int(numbers[-1]) + 1
+            pages, old = self._core.pages_of(self._parent, object_id, int(numbers[0]), last)
+            index = np.minimum(np.searchsorted(pages, numbers), max(len(pages) - 1, 0))
+            if len(pages):
+                same = (pages[index] == numbers) & (old[index] == ids)
+                changed[start : start + len(numbers)] = ~same
+        return Entries(*(column[changed] for column in delta))
 
     def _size_entries(self) -> Entries:
         sizes = self._sizes
@@ -361,8 +403,8 @@ class ObjectTransaction:
             np.array(values, U64),
         )
 
-    def _commit(self, batch: ingest.Batch, name: str, note: bytes) -> Generation:
-        core, parent = self._core, self._parent
+    def _commit(self, batch: ingest.Batch, stamp: "Stamp") -> Generation:
+        core = self._core
         delta = self._delta()
         logical = self._logical_bytes(delta)
         run_ids, run_id, merged = self._runs(delta)
@@ -370,14 +412,14 @@ class ObjectTransaction:
         stored = self._stored_bytes + sum(d.record_bytes for d in (*batch.drafts, *leaves))
         with core.append_lock:
             with core.lock:
-                epoch = core.catalog.partition(self._oid).last_epoch + 1
+                last = core.catalog.partition(self._oid).last_epoch
             record = CommitRecord(
                 self._oid,
-                epoch,
-                parent.record.epoch if parent else 0,
-                time.time_ns(),
-                name,
-                note,
+                stamp.epoch or last + 1,
+                stamp.parent,
+                stamp.time_ns,
+                stamp.name,
+                stamp.note,
                 logical,
                 stored,
                 np.array(run_ids, U64).tobytes(),
