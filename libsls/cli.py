@@ -226,7 +226,9 @@ def _progress(what: str) -> Any:
 @slsctl.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @oid_option
 @click.option("-t", "--period", type=PERIOD, help="Milliseconds between checkpoints.")
-@click.option("-d", "--daemon", is_flag=True, help="In the background, without a terminal; prints the pid.")
+@click.option(
+    "-d", "--daemon", is_flag=True, help="In the background, without a terminal; prints the pid."
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def spawn(oid: int, period: int | None, daemon: bool, command: tuple[str, ...]) -> int:
     """Run a command as a member; the partition is made when there is none.

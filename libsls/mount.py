@@ -122,7 +122,9 @@ class Partition:
         lines = self._log_from(offset).decode(errors="replace").splitlines()
         reasons = (line.partition(" error: ")[2] for line in reversed(lines))
         reason = next(filter(None, reasons), "") or os.strerror(error.errno or 0)
-        return RefusedError(error.errno, f"partition {self.oid}: {reason.removeprefix(f'{file}: ')}")
+        return RefusedError(
+            error.errno, f"partition {self.oid}: {reason.removeprefix(f'{file}: ')}"
+        )
 
     def _log_from(self, offset: int) -> bytes:
         try:

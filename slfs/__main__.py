@@ -2,9 +2,8 @@
 
 import sys
 
-from sls.partition import Partition
-
 from slfs.fs import run
+from sls.partition import Partition
 
 
 def main() -> int:

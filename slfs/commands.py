@@ -11,7 +11,7 @@ from libsls.protocol import File, ProtocolError
 from slfs import control
 from slfs.access import Caller
 from slfs.errors import EXPECTED_ERRORS
-from slfs.registry import Entry, Registry
+from slfs.registry import Entry
 
 logger = logging.getLogger("slfs")
 
@@ -25,8 +25,7 @@ class Commands:
     is carried out.
     """
 
-    def __init__(self, registry: Registry, nursery: trio.Nursery) -> None:
-        self._registry = registry
+    def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._limiter = trio.CapacityLimiter(MAX_COMMANDS)
         self._durability_watched: set[int] = set()
@@ -34,7 +33,7 @@ class Commands:
     async def execute(self, entry: Entry, file: File, data: bytes, caller: Caller) -> None:
         """One write to a control file: returns when the outcome is known.
 
-        A writer that is, or becomes, a member gets its reply at once; the outcome is in the log.
+        A writer that is a member gets its reply at once; the outcome is in the log.
         Raises whatever the command raises.
         """
         try:
@@ -42,12 +41,10 @@ class Commands:
         except ProtocolError as error:
             entry.note_error(f"{file}: {error}", since=entry.events)
             raise
-        if not control.is_by_member(entry, caller, command):
+        if control.is_by_member(entry, caller):
+            self._nursery.start_soon(self._perform_later, entry, caller, command)
+        else:
             await self._perform(entry, caller, command)
-            return
-        if command.file is File.ATTACH:
-            control.check_unattached(self._registry, entry, command)
-        self._nursery.start_soon(self._perform_later, entry, caller, command)
 
     async def _perform_later(self, entry: Entry, caller: Caller, command: control.Command) -> None:
         try:
@@ -56,15 +53,10 @@ class Commands:
             logger.info("partition %d: %s: %s", entry.oid, command.file, error)
 
     async def _perform(self, entry: Entry, caller: Caller, command: control.Command) -> None:
-        joining = set(command.pids) if command.file is File.ATTACH else set()
-        entry.joining |= joining
-        try:
-            async with entry.turn:
-                await trio.to_thread.run_sync(
-                    control.perform, self._registry, entry, caller, command, limiter=self._limiter
-                )
-        finally:
-            entry.joining -= joining
+        async with entry.turn:
+            await trio.to_thread.run_sync(
+                control.perform, entry, caller, command, limiter=self._limiter
+            )
 
     async def wait_durable(self, entry: Entry) -> None:
         """Returns when the newest generation is durable."""

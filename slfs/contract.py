@@ -1,87 +1,29 @@
-"""The seam to live processes, as slfs uses it: what a partition takes and gives.
+"""The seam to live processes: what the mount needs of a partition.
 
-Matches docs/design.md; `sls.partition.Partition` satisfies `LivePartition`.
+`sls.partition.Partition` satisfies `LivePartition`; so does the fake of the tests.
 """
 
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from typing import Protocol
 
-import msgspec
-
 from slos.store import Store
-
-
-class Mode(StrEnum):
-    """What a periodic checkpoint keeps."""
-
-    FULL = "full"
-    DELTA = "delta"
-
-
-class Backend(StrEnum):
-    """Where generations live."""
-
-    SLOS = "slos"
-    MEMORY = "memory"
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What a user may set on a partition."""
-
-    period_ms: int = 0
-    mode: Mode = Mode.DELTA
-    backend: Backend = Backend.SLOS
-    retain: int = 0
-
-
-class CheckpointRequest(msgspec.Struct, frozen=True):
-    """How to take a generation."""
-
-    recursive: bool = False
-    full: bool = False
-    name: str = ""
-
-
-class CheckpointOutcome(msgspec.Struct, frozen=True):
-    """The generation taken and what it cost."""
-
-    epoch: int
-    stop_ns: int
-    total_ns: int
-
-
-class RestoreRequest(msgspec.Struct, frozen=True):
-    """How to bring a generation back; `generation` None is the newest."""
-
-    generation: int | None = None
-    daemon: bool = False
-    stopped: bool = False
-    clone: bool = False
-    kill: bool = False
-    terminal_pid: int = 0
-
-
-class RestoreOutcome(msgspec.Struct, frozen=True):
-    """What was brought back."""
-
-    generation: int
-    pids: tuple[int, ...]
-
-
-class Event(msgspec.Struct, frozen=True):
-    """Something that happened to a partition, in words."""
-
-    time_ns: int
-    level: str
-    text: str
-    epoch: int = 0
+from sls.requests import (
+    CheckpointOutcome,
+    CheckpointRequest,
+    Event,
+    PartitionStatistics,
+    PartitionStatus,
+    RestoreOutcome,
+    RestoreRequest,
+    Settings,
+)
 
 
 class LivePartition(Protocol):
-    """A group of live processes. Synchronous and thread-safe."""
+    """A group of live processes. Synchronous and thread-safe.
 
-    settings: Settings
+    `members`, `status` and `statistics` never wait for a capture. Errors are SlsError and SlosError.
+    """
 
     def attach(self, pids: Sequence[int]) -> None: ...
 
@@ -95,9 +37,9 @@ class LivePartition(Protocol):
 
     def restore(self, request: RestoreRequest) -> RestoreOutcome: ...
 
-    def status(self) -> msgspec.Struct: ...
+    def status(self) -> PartitionStatus: ...
 
-    def statistics(self) -> msgspec.Struct: ...
+    def statistics(self) -> PartitionStatistics: ...
 
     def close(self) -> None: ...
 

@@ -15,23 +15,22 @@ import msgspec
 from libsls import protocol
 from libsls.protocol import File
 from slfs.access import Caller, ancestry, check_may_trace
-from slfs.contract import Backend, CheckpointRequest, Mode, RestoreRequest, Settings
 from slfs.errors import EXPECTED_ERRORS, RefusedError
-from slfs.registry import Entry, Registry
+from slfs.registry import Entry
+from sls.requests import Backend, CheckpointRequest, Mode, RestoreRequest, Settings
 
 
 @dataclass(frozen=True)
 class Command:
-    """One parsed write: what to do, and the pids it names."""
+    """One parsed write."""
 
     file: File
     value: Any
-    pids: tuple[int, ...] = ()
 
 
 Reader = Callable[[Entry], bytes]
 Parser = Callable[[bytes], Any]
-Applier = Callable[[Registry, Entry, Caller, Any], None]
+Applier = Callable[[Entry, Caller, Any], None]
 
 
 @dataclass(frozen=True)
@@ -54,30 +53,19 @@ def parse(file: File, data: bytes) -> Command:
     """A write as a command. Raises ProtocolError."""
     parser = VERBS[file].parse
     assert parser is not None
-    value = parser(data)
-    pids = value if file in (File.ATTACH, File.DETACH) else ()
-    return Command(file, value, pids)
+    return Command(file, parser(data))
 
 
-def is_by_member(entry: Entry, caller: Caller, command: Command) -> bool:
-    """Whether the writer is, or by this command becomes, a member, or descends from one.
+def is_by_member(entry: Entry, caller: Caller) -> bool:
+    """Whether the writer is a member or descends from one.
 
     Such a writer gets its reply first: a task that waits for this very write cannot be stopped.
     """
-    members = {*entry.partition.members(), *entry.joining, *command.pids}
+    members = set(entry.partition.members())
     return any(pid in members for pid in ancestry(caller.pid))
 
 
-def check_unattached(registry: Registry, entry: Entry, command: Command) -> None:
-    """Refuse an attach of what is a member already, before a reply that cannot be taken back."""
-    try:
-        _refuse_members(registry, command.pids)
-    except RefusedError as error:
-        entry.note_error(f"{command.file}: {error}", since=entry.events)
-        raise
-
-
-def perform(registry: Registry, entry: Entry, caller: Caller, command: Command) -> None:
+def perform(entry: Entry, caller: Caller, command: Command) -> None:
     """Apply a command. On any expected error the reason is in the log before it is raised again."""
     apply = VERBS[command.file].apply
     assert apply is not None
@@ -85,10 +73,13 @@ def perform(registry: Registry, entry: Entry, caller: Caller, command: Command) 
     try:
         if entry.is_deleted:
             raise RefusedError(f"partition {entry.oid} is removed; create it anew", errno.ENOENT)
-        apply(registry, entry, caller, command.value)
+        entry.busy = command.file
+        apply(entry, caller, command.value)
     except EXPECTED_ERRORS as error:
         entry.note_error(f"{command.file}: {error}", since=events)
         raise
+    finally:
+        entry.busy = ""
 
 
 # --- members ----------------------------------------------------------------------------------
@@ -98,30 +89,13 @@ def _read_members(entry: Entry) -> bytes:
     return protocol.format_pids(entry.partition.members())
 
 
-def _attach(registry: Registry, entry: Entry, caller: Caller, pids: tuple[int, ...]) -> None:
+def _attach(entry: Entry, caller: Caller, pids: tuple[int, ...]) -> None:
     check_may_trace(caller, pids)
-    _refuse_members(registry, pids)
     entry.partition.attach(pids)
     entry.note(f"attached {_listed(pids)}")
 
 
-def _refuse_members(registry: Registry, pids: tuple[int, ...]) -> None:
-    for pid in pids:
-        holder = registry.holder_of(pid)
-        if holder is not None:
-            raise RefusedError(
-                f"pid {pid} is a member of partition {holder.oid}; detach it there first",
-                errno.EBUSY,
-            )
-
-
-def _detach(_registry: Registry, entry: Entry, _caller: Caller, pids: tuple[int, ...]) -> None:
-    strangers = [pid for pid in pids if pid not in entry.partition.members()]
-    if strangers:
-        raise RefusedError(
-            f"{_listed(strangers)} not in partition {entry.oid}; read attach for its members",
-            errno.ESRCH,
-        )
+def _detach(entry: Entry, _caller: Caller, pids: tuple[int, ...]) -> None:
     entry.partition.detach(pids)
     entry.note(f"detached {_listed(pids)}")
 
@@ -137,9 +111,7 @@ def _read_epoch(entry: Entry) -> bytes:
     return b"%d\n" % entry.newest()
 
 
-def _checkpoint(
-    _registry: Registry, entry: Entry, caller: Caller, words: protocol.Checkpoint
-) -> None:
+def _checkpoint(entry: Entry, caller: Caller, words: protocol.Checkpoint) -> None:
     check_may_trace(caller, entry.partition.members())
     events = entry.events
     outcome = entry.partition.checkpoint(
@@ -154,7 +126,7 @@ def _read_restored(entry: Entry) -> bytes:
     return protocol.format_restored(entry.last_restore)
 
 
-def _restore(_registry: Registry, entry: Entry, caller: Caller, words: protocol.Restore) -> None:
+def _restore(entry: Entry, caller: Caller, words: protocol.Restore) -> None:
     if words.terminal:
         check_may_trace(caller, [words.terminal])
     events = entry.events
@@ -184,7 +156,6 @@ def _read_setting(field: str, entry: Entry) -> bytes:
 def _set(
     field: str,
     convert: Callable[[Any], Any],
-    _registry: Registry,
     entry: Entry,
     _caller: Caller,
     value: Any,
@@ -205,12 +176,12 @@ def _read_status(entry: Entry) -> bytes:
     state: dict[str, Any] = {
         "oid": entry.oid,
         "uid": entry.owner.uid,
+        "busy": entry.busy,
         "members": entry.partition.members(),
         "newest": entry.newest(),
         "durable": entry.store.durable(entry.oid),
         "last_error": entry.last_error,
         "settings": msgspec.to_builtins(entry.settings),
-        "last_restore": entry.last_restore and vars(entry.last_restore),
     }
     return to_json(msgspec.to_builtins(entry.partition.status()) | state)
 

@@ -405,7 +405,7 @@ async def _terminate_on_signal(*, task_status: Any) -> None:
 async def _serve(registry: Registry, request: MountRequest, starter: Starter) -> None:
     """Mount and answer until unmounted or told to end. Accepted commands are carried out."""
     async with trio.open_nursery() as accepted, trio.open_nursery() as helpers:
-        filesystem = Filesystem(registry, Commands(registry, accepted))
+        filesystem = Filesystem(registry, Commands(accepted))
         await helpers.start(_terminate_on_signal)
         try:
             pyfuse3.init(filesystem, str(request.mountpoint), request.fuse_options())

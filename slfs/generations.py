@@ -10,7 +10,7 @@ from a worker thread. Changes are refused with EROFS, but rmdir of a generation 
 import errno
 import stat
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -20,9 +20,12 @@ from slfs.access import Caller
 from slfs.control import to_json
 from slfs.errors import RefusedError
 from slfs.inodes import Attributes, Directory, Node, Symlink, TextFile
+from slfs.journal import format_time
+from slfs.processes import ProcessesDirectory, Within, images
 from slfs.registry import Entry
 from slos.errors import ObjectNotFoundError
 from slos.store import GenerationInfo
+from sls.errors import ImageError
 
 
 class GenerationsDirectory(Directory):
@@ -101,44 +104,21 @@ class LatestLink(Symlink):
 # --- one generation ---------------------------------------------------------------------------
 
 
-class Within:
-    """A place inside one generation: which one, and the names from its top down."""
-
-    is_slow = True
-    read_only_errno = errno.EROFS
-
-    def __init__(self, entry: Entry, info: GenerationInfo, *place: Hashable) -> None:
-        self.entry = entry
-        self.info = info
-        self.place = place
-
-    @property
-    def identity(self) -> Hashable:
-        return ("generation", self.entry.serial, self.info.epoch, *self.place)
-
-    def _attributes(self, mode: int, size: int = 0, *, is_lasting: bool = True) -> Attributes:
-        return Attributes(
-            mode=mode,
-            owner=self.entry.owner,
-            size=size,
-            links=2 if stat.S_ISDIR(mode) else 1,
-            time_ns=self.info.time_ns,
-            is_lasting=is_lasting,
-        )
-
-
 class GenerationDirectory(Within, Directory):
     """generations/<n>/"""
 
     def attributes(self) -> Attributes:
-        return self._attributes(stat.S_IFDIR | 0o500)
+        return self.attributes_of(stat.S_IFDIR | 0o500)
 
     def names(self) -> Sequence[bytes]:
-        return [name.encode() for name in _FILES]
+        return [name.encode() for name in _PARTS]
 
     def lookup(self, name: bytes) -> Node | None:
-        make = _FILES.get(name.decode(errors="replace"))
+        make = _PARTS.get(name.decode(errors="replace"))
         return make(self.entry, self.info) if make else None
+
+
+Renderer = Callable[[Entry, GenerationInfo], bytes]
 
 
 class GenerationFile(Within, TextFile):
@@ -148,30 +128,50 @@ class GenerationFile(Within, TextFile):
         self,
         entry: Entry,
         info: GenerationInfo,
-        render: Callable[[Entry, GenerationInfo], bytes],
+        render: Renderer,
         *place: Hashable,
     ) -> None:
         super().__init__(entry, info, *place)
         self._render = render
 
     def attributes(self) -> Attributes:
-        # True sizes: cp, tar and rsync read as much as stat says.
-        return self._attributes(stat.S_IFREG | 0o400, len(self.render()))
+        # True sizes: cp, tar and rsync read as much as stat says. A name may still change.
+        return self.attributes_of(stat.S_IFREG | 0o400, len(self.render()), is_lasting=False)
 
     def render(self) -> bytes:
         return self._render(self.entry, self.info)
 
 
-def _render_info(entry: Entry, info: GenerationInfo) -> bytes:
+def render_info(entry: Entry, info: GenerationInfo) -> bytes:
+    """`info`: JSON of what the store and the capture tell; the capture's part is the note."""
     fields: dict[str, Any] = msgspec.to_builtins(info)
-    del fields["note"]
+    note = fields.pop("note")
+    del fields["durable"]  # the one thing that changes; `status` tells it
+    fields["time"] = format_time(info.time_ns)
+    fields["captured"] = msgspec.json.decode(info.note) if note else {}
+    try:
+        fields["processes"] = [
+            {"pid": one.pid, "ppid": one.ppid, "comm": one.comm.decode(errors="replace")}
+            for one in images.get(entry, info.epoch).processes
+        ]
+    except (ImageError, ObjectNotFoundError) as error:
+        fields["processes"] = []
+        fields["image_error"] = str(error)
     return to_json(fields)
 
 
-def _make_info(entry: Entry, info: GenerationInfo) -> Node:
-    return GenerationFile(entry, info, _render_info, "info")
+def render_report(entry: Entry, info: GenerationInfo) -> bytes:
+    """`report`: what was captured in a lesser form, a line each; empty when nothing was."""
+    losses = images.get(entry, info.epoch).losses
+    return "".join(f"pid {one.pid}: {one.resource}: {one.detail}\n" for one in losses).encode()
 
 
-_FILES: dict[str, Callable[[Entry, GenerationInfo], Node]] = {
-    "info": _make_info,
+def _make_file(name: str, render: Renderer) -> Callable[[Entry, GenerationInfo], Node]:
+    return lambda entry, info: GenerationFile(entry, info, render, name)
+
+
+_PARTS: Final[dict[str, Callable[[Entry, GenerationInfo], Node]]] = {
+    "info": _make_file("info", render_info),
+    "report": _make_file("report", render_report),
+    "processes": ProcessesDirectory,
 }

@@ -9,16 +9,17 @@ import time
 from pathlib import Path
 from typing import Final
 
-from slos.objstore import ObjectStore
-
 from libsls import protocol
 from slfs.errors import MountError
 from slfs.options import MountRequest
 from slos.errors import StoreBusyError
+from slos.objstore import ObjectStore
 
 # A daemon that was just unmounted still writes what it had accepted.
 CLOSING_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 0.05
+# What every access to a mount gives whose daemon was killed (fs/fuse/dev.c, fuse_abort_conn).
+DEAD_ERRNOS: Final = (errno.ENOTCONN, errno.ECONNABORTED)
 
 
 def mounted() -> list[protocol.Mount]:
@@ -37,7 +38,7 @@ def check_mountpoint(mountpoint: Path) -> None:
     except FileNotFoundError as error:
         raise MountError(f"{mountpoint} does not exist; make it first", errno.ENOENT) from error
     except OSError as error:
-        if error.errno != errno.ENOTCONN:
+        if error.errno not in DEAD_ERRNOS:
             raise MountError(f"{mountpoint}: {error.strerror}", error.errno or errno.EIO) from error
         _detach_dead_mount(mountpoint)
         is_directory = mountpoint.is_dir()
@@ -50,7 +51,7 @@ def check_mountpoint(mountpoint: Path) -> None:
 
 
 def _detach_dead_mount(mountpoint: Path) -> None:
-    """Unmount what a killed daemon left: every access to it is ENOTCONN."""
+    """Unmount what a killed daemon left behind."""
     subprocess.run(["umount", "--lazy", str(mountpoint)], check=False, stderr=subprocess.DEVNULL)
 
 

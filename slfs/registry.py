@@ -15,12 +15,13 @@ import msgspec
 import trio
 
 from libsls.protocol import Restored
-from slfs.contract import Backend, Event, LivePartition, PartitionFactory, Settings
+from slfs.contract import LivePartition, PartitionFactory
 from slfs.errors import EXPECTED_ERRORS, RefusedError
 from slfs.journal import Journal
 from slfs.watch import Watch
 from slos.memstore import MemoryStore
 from slos.store import Store
+from sls.requests import Backend, Event, Settings
 
 
 class Closing(Protocol):
@@ -76,7 +77,7 @@ class Entry:
         self.last_restore: Restored | None = None
         self.is_deleted = False
         self.turn = trio.Lock()
-        self.joining: set[int] = set()  # pids whose attach is under way
+        self.busy = ""  # the command under way
         self._durable_store = store
         self._make_partition = make_partition
         self.store: Store
@@ -196,10 +197,6 @@ class Registry:
             self.store.delete_partition(entry.oid)
         for watch in (entry.epoch_watch, entry.status_watch, entry.journal.watch):
             watch.advance()
-
-    def holder_of(self, pid: int) -> Entry | None:
-        """The partition that `pid` is a member of."""
-        return next((entry for entry in self.entries() if pid in entry.partition.members()), None)
 
     def close(self) -> list[str]:
         """Close every partition, then the store; what went wrong, in words."""

@@ -11,31 +11,39 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
-from slfs.contract import (
+from slos.store import Store
+from sls.errors import PartitionStateError
+from sls.image import MANIFEST_OBJECT, Image, ProcessImage, decode, encode
+from sls.requests import (
     CheckpointOutcome,
     CheckpointRequest,
     Event,
+    PartitionStatistics,
+    PartitionStatus,
+    Percentiles,
     RestoreOutcome,
     RestoreRequest,
     Settings,
 )
-from slos.store import Store
-from sls.errors import PartitionStateError
+from sls.resources import Loss
+
+_holders: dict[int, int] = {}
 
 
-class FakeStatus(msgspec.Struct, frozen=True):
-    """What the fake knows of itself."""
-
-    state: str
-    exits: dict[int, int]
-
-
-class FakeStatistics(msgspec.Struct, frozen=True):
-    """What the fake counts."""
-
-    checkpoints: int
+def _image(members: Sequence[int]) -> Image:
+    """An image of zombies: pids and nothing else."""
+    processes = tuple(
+        ProcessImage(pid=pid, ppid=1, pgid=pid, sid=pid, comm=b"fake", exit_status=0)
+        for pid in members
+    )
+    return Image(
+        time_ns=time.time_ns(),
+        boot_id="",
+        kernel="",
+        processes=processes,
+        files=(),
+        losses=(Loss(pid=members[0], resource="everything", detail="it is a fake"),),
+    )
 
 
 class FakePartition:
@@ -57,10 +65,17 @@ class FakePartition:
             for pid in pids:
                 if not Path(f"/proc/{pid}").exists():
                     raise PartitionStateError(f"pid {pid} does not exist", errno.ESRCH)
+                if pid in _holders:
+                    raise PartitionStateError(
+                        f"pid {pid} is in partition {_holders[pid]} already", errno.EBUSY
+                    )
+            _holders.update(dict.fromkeys(pids, self.oid))
             self._members += tuple(pids)
 
     def detach(self, pids: Sequence[int]) -> None:
         with self._lock:
+            if not set(pids) <= set(self._members):
+                raise PartitionStateError(f"{pids} are no members", errno.ESRCH)
             self._members = tuple(pid for pid in self._members if pid not in pids)
 
     def members(self) -> tuple[int, ...]:
@@ -76,7 +91,7 @@ class FakePartition:
                 raise PartitionStateError("the partition has no members; attach some", errno.ESRCH)
             time.sleep(float(os.environ.get("SLS_FAKE_DELAY", "0")))
             with self._store.begin(self.oid) as transaction:
-                transaction.put(0, msgspec.json.encode(members))
+                transaction.put(MANIFEST_OBJECT, encode(_image(members)))
                 info = transaction.commit(wait=False, name=request.name)
             self._store.retain(self.oid, self.settings.retain)
             self._checkpoints += 1
@@ -90,14 +105,31 @@ class FakePartition:
             epoch = request.generation or self._store.newest(self.oid)
             if epoch is None:
                 raise PartitionStateError("no generation yet; take a checkpoint", errno.ENOENT)
-            data = self._store.read(self.oid, epoch, 0)
-            return RestoreOutcome(epoch, tuple(msgspec.json.decode(data)))
+            image = decode(self._store.read(self.oid, epoch, MANIFEST_OBJECT))
+            return RestoreOutcome(epoch, tuple(one.pid for one in image.processes))
 
-    def status(self) -> FakeStatus:
-        return FakeStatus("running" if self.members() else "empty", {})
+    def status(self) -> PartitionStatus:
+        members = self.members()
+        return PartitionStatus(
+            state="running" if members else "empty",
+            members=members,
+            newest=self._store.newest(self.oid) or 0,
+            last_error="",
+            last_restore=None,
+            exits={},
+        )
 
-    def statistics(self) -> FakeStatistics:
-        return FakeStatistics(self._checkpoints)
+    def statistics(self) -> PartitionStatistics:
+        return PartitionStatistics(
+            checkpoints=self._checkpoints,
+            failed=0,
+            missed=0,
+            stop_ns=Percentiles(),
+            total_ns=Percentiles(),
+            stages_ns={},
+            pages=0,
+            bytes_copied=0,
+        )
 
     def close(self) -> None:
         self._members = ()
