@@ -17,9 +17,10 @@ from slos import lifecycle
 from slos.catalog import Generation, SectionKey, SectionKind
 from slos.core import Core
 from slos.errors import StoreFullError
-from slos.extents import Entries, View, merge_runs, merge_slices, sort_entries, without_sizes
-from slos.format import BLOCK_PAGES, SIZE_PAGE, UNIT_BYTES, Array, Draft, encode_moved
+from slos.extents import without_sizes
+from slos.format import BLOCK_PAGES, UNIT_BYTES, Array, Draft, encode_moved
 from slos.ingest import page_hashes
+from slos.reach import newly_reached
 from slos.store import PAGE_BYTES
 
 _SPARSE = 0.85
@@ -104,59 +105,18 @@ class Cycle:
                 core.may_share = core.on_reference = None
 
     def _mark(self) -> Iterator[None]:
+        core = self._core
         began = time.monotonic()
         previous: Generation | None = None
         owner = 0
         for oid, generation in self._generations:
-            self._mark_generation(previous if oid == owner else None, generation)
+            for entries in newly_reached(core, previous if oid == owner else None, generation):
+                with core.lock:
+                    self._marks.mark(without_sizes(entries))
             owner, previous = oid, generation
             if time.monotonic() - began > _MARK_SECONDS:
                 yield
                 began = time.monotonic()
-
-    def _mark_generation(self, previous: Generation | None, generation: Generation) -> None:
-        """Mark what is reached beyond what the previous generation reaches.
-
-        The runs that both begin with were marked with the previous one, as far as it shows
-        them: what its other runs hide, and this generation's do not, is looked up.
-        """
-        core = self._core
-        old = previous.run_ids if previous is not None else ()
-        common = 0
-        for one, other in zip(old, generation.run_ids, strict=False):
-            if one != other:
-                break
-            common += 1
-        own = self._merged(generation, generation.run_ids[common:])
-        with core.lock:
-            self._marks.mark(without_sizes(own))
-        if common and len(old) > common:
-            assert previous is not None
-            hidden = self._merged(previous, old[common:])
-            self._mark_shown(generation, generation.run_ids[:common], hidden, own)
-
-    def _merged(self, generation: Generation, run_ids: tuple[int, ...]) -> Entries:
-        runs = [self._core.view(run_id, generation).entries for run_id in run_ids]
-        return merge_runs(runs, base=False) if runs else Entries(*[np.zeros(0, np.uint64)] * 3)
-
-    def _mark_shown(
-        self, generation: Generation, run_ids: tuple[int, ...], hidden: Entries, own: Entries
-    ) -> None:
-        keys = sort_entries(
-            np.concatenate([hidden.objects, own.objects]),
-            np.concatenate([hidden.pages, own.pages]),
-            np.repeat(np.array([1, 0], np.uint64), [len(hidden.ids), len(own.ids)]),
-        )
-        shown = keys.ids == 1
-        if not shown.any():
-            return
-        views = [self._core.view(run_id, generation) for run_id in run_ids]
-        wanted = View(Entries(keys.objects[shown], keys.pages[shown], keys.ids[shown]))
-        for object_id in wanted.objects.tolist():
-            pages, ids = merge_slices([view.slice(object_id, 0, SIZE_PAGE) for view in views])
-            reached = ids[np.isin(pages, wanted.part(object_id)[0])]
-            with self._core.lock:
-                self._marks.mark(reached)
 
     def _sweep(self) -> None:
         """Forget what is not reached, and choose the segments to empty."""

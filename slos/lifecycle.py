@@ -133,7 +133,7 @@ def load(device: Device, *, read_only: bool, repair: bool = False) -> Core:
     log = core.log
     log.free = {index for index, epoch in enumerate(log.epochs) if epoch == 0}
     if not read_only:
-        _take_over(core)
+        take_over(core)
     log.durable_lsn = log.written_lsn
     return core
 
@@ -166,10 +166,14 @@ def _replay(core: Core, *, repair: bool) -> None:
     log.records = len(tail.records)
 
 
-def _take_over(core: Core) -> None:
-    """Mark the store as mounted. After a crash make what was found durable first."""
+def take_over(core: Core, *, afresh: bool = False) -> None:
+    """Mark the store as mounted. After a crash make what was found durable first.
+
+    `afresh` continues in a new segment as after a crash.
+    """
     block, log = core.block, core.log
-    crashed = not block.clean
+    crashed = afresh or not block.clean
+    core.read_only = False
     core.block = msgspec.structs.replace(block, mounts=block.mounts + 1, clean=False)
     log.set_mount(core.block.mounts)
     try:
@@ -267,6 +271,17 @@ def _kept_hashes(core: Core, key: SectionKey) -> bytes | None:
         if level.key == key[1]:
             return encode_hashes(level.ids, level.hashes)
     return None
+
+
+def rewrite(core: Core) -> None:
+    """Write every section anew and leave a clean store; the device stays open."""
+    with core.append_lock:
+        core.catalog.dirty.update(key for key in core.sections.refs if key[0] not in _OTHERWISE)
+        for level in core.hashes.levels:
+            level.key = None
+        gone = [key for key in core.sections.refs if key[0] is SectionKind.HASHES]
+        core.catalog.dirty.update(gone)
+        _close_clean(core)
 
 
 def close(core: Core) -> None:
