@@ -59,7 +59,7 @@ class CapturedObject(NamedTuple):
 
 
 class Capture(NamedTuple):
-    """One instant of a partition. Bytes are in the tracer's buffer until `release`."""
+    """One instant of a partition. Bytes of memory are in the buffer that the caller gave."""
 
     image: Image
     objects: list[CapturedObject]
@@ -92,18 +92,27 @@ class Tracer:
         self._kernel = platform.release()
         self._boot_id = proc.boot_id()
 
-    def capture(self, members: Callable[[], Iterable[int]], *, full: bool, track: bool) -> Capture:
+    def capture(
+        self,
+        members: Callable[[], Iterable[int]],
+        *,
+        full: bool,
+        track: bool,
+        buffer: CopyBuffer | None = None,
+    ) -> Capture:
         """Stop `members` (asked again until no new one appears), take everything, let them go.
 
         A delta when every member was tracked since the last capture and not `full`. Raises UnsupportedResourceError,
-        FreezeError, TaskDiedError; the tasks go on in any case.
+        FreezeError, TaskDiedError; the tasks go on in any case. Bytes go into `buffer`, else into the tracer's own.
         """
-        self.buffer.clear()
+        if buffer is None:
+            buffer = self.buffer
+            buffer.clear()
         clock = _Stages()
         with ExitStack() as cleanup:
             frozen = cleanup.enter_context(Frozen(members))
             clock.lap("freeze")
-            session = _Session(self, frozen, cleanup, track=track)
+            session = _Session(self, frozen, buffer, cleanup, track=track)
             clock.lap("prepare")
             image = session.read_all()
             clock.lap("read")
@@ -164,8 +173,11 @@ class _Stages:
 class _Session:
     """One stop: every process with its arena and borrowed threads. Cleanup goes through the caller's ExitStack."""
 
-    def __init__(self, tracer: Tracer, frozen: Frozen, cleanup: ExitStack, *, track: bool) -> None:
+    def __init__(
+        self, tracer: Tracer, frozen: Frozen, buffer: CopyBuffer, cleanup: ExitStack, *, track: bool
+    ) -> None:
         self._tracer = tracer
+        self._buffer = buffer
         self._cleanup = cleanup
         self._frozen = frozen
         self.pids = sorted(frozen.processes)
@@ -318,13 +330,13 @@ class _Session:
         changes: Changes = self._members[process.pid].tracker.look(own, full=full)
         memory = open_memory(process.pid)
         try:
-            offset = self._tracer.buffer.copy_ranges(process.pid, memory, changes.copied)
+            offset = self._buffer.copy_ranges(process.pid, memory, changes.copied)
         finally:
             os.close(memory)
         return CapturedObject(process.object_id, offset, changes.copied, changes.gone)
 
     def _copy_content(self, object_id: int, source: MemorySource) -> CapturedObject:
-        buffer = self._tracer.buffer
+        buffer = self._buffer
         ranges = list(source.data_ranges())
         offset = buffer.reserve(sum(end - start for start, end in ranges))
         position = offset

@@ -95,3 +95,13 @@ class WorkerError(SlsError):
     """The tracer process of a partition ended or answered something unexpected."""
 
     errno = _errno.EIO
+
+
+def rebuilt(kind: str, text: str, code: int) -> SlsError:
+    """The error that another process raised, by its class's name, words and errno; WorkerError for foreign kinds."""
+    found = globals().get(kind)
+    chosen = found if isinstance(found, type) and issubclass(found, SlsError) else WorkerError
+    error = chosen.__new__(chosen)
+    Exception.__init__(error, text)
+    error.errno = code
+    return error

@@ -39,11 +39,13 @@ class ThreadImage(Record, frozen=True):
 
 
 class DescriptorImage(Record, frozen=True):
-    """One entry of a descriptor table."""
+    """One entry of a descriptor table; `target` and `info`: what /proc/<pid>/fd and fdinfo showed."""
 
     fd: int
     file_id: int
     close_on_exec: bool
+    target: bytes
+    info: bytes
 
 
 class ProcessImage(Record, frozen=True):

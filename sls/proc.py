@@ -300,3 +300,11 @@ def boot_id() -> str:
     """The number of this boot: inode numbers of pipes and sockets mean something only within one."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
+
+
+def mount_points(device: int) -> list[bytes]:
+    """Where the filesystem of that st_dev is mounted, as far as this process sees."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        lines = [line.split() for line in file]
+    wanted = b"%d:%d" % (os.major(device), os.minor(device))
+    return [_unescape(words[4]) for words in lines if words[2] == wanted]

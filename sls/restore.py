@@ -109,6 +109,7 @@ class _Restore:
             self._timed("tasks", self._forest.grow)
             for stage in (Stage.TASKS, Stage.MEMORY):
                 self._timed(stage.name.lower(), partial(self._run_stage, stage))
+            self._timed("files", self._open_late_files)
             self._timed("files", self._descriptor_tables)
             self._timed("links", self._link)
             for stage in (Stage.IDENTITY, Stage.RESUME):
@@ -140,8 +141,18 @@ class _Restore:
         for process in self._image.processes:
             for state in process.states:
                 states[type(state)].prepare(self._ctx, state)
+        own_pidfd = self._ctx.opened(os.pidfd_open(os.getpid()))
+        self._own_pidfd = self._ctx.inheritable(own_pidfd)
+        self._open_those(is_late=False)
+
+    def _open_late_files(self) -> None:
+        self._open_those(is_late=True)
+
+    def _open_those(self, *, is_late: bool) -> None:
         kinds = {kind.record: kind for kind in FILE_TYPES}
-        for record in self._image.files:
+        records = [one for one in self._image.files if kinds[type(one)].is_late == is_late]
+        self._late = [one.file_id for one in records]
+        for record in records:
             fd = kinds[type(record)].restore(self._ctx, record)
             try:
                 if not record.flags & os.O_PATH:
@@ -152,13 +163,31 @@ class _Restore:
                 self._ctx.file_descriptors[record.file_id] = self._ctx.inheritable(fd)
             finally:
                 os.close(fd)
+        for record in records:
+            fd = self._ctx.descriptor(record.file_id)
+            kinds[type(record)].settle(self._ctx, record, fd)
+
+    def _late_sources(self, process: ProcessImage) -> dict[int, int]:
+        """Late file id → descriptor in `process`, fetched from this process by pidfd_getfd(2)."""
+        held = {entry.file_id for entry in process.descriptors}
+        wanted = [file_id for file_id in self._late if file_id in held]
+        if not wanted:
+            return {}
+        run = self._blank(process).run
+        calls = [call("pidfd_getfd", self._own_pidfd, self._ctx.descriptor(one), 0) for one in wanted]
+        low = [reply.check() for reply in run(calls)]
+        free = self._ctx.first_free_fd
+        high = [reply.check() for reply in run([call("fcntl", fd, fcntl.F_DUPFD, free) for fd in low])]
+        run([call("close", fd) for fd in low])
+        return dict(zip(wanted, high, strict=True))
 
     def _descriptor_tables(self) -> None:
         for process in self._image.processes:
+            late = self._late_sources(process)
             calls = [
                 call(
                     "dup3",
-                    self._ctx.descriptor(entry.file_id),
+                    late.get(entry.file_id) or self._ctx.descriptor(entry.file_id),
                     entry.fd,
                     os.O_CLOEXEC if entry.close_on_exec else 0,
                 )

@@ -77,7 +77,13 @@ for _name in ("process_vm_readv", "process_vm_writev"):
 # Numbers 512 to 547 are the x32 ABI's; the names repeat.
 SYSCALL_NUMBERS: Final[dict[str, int]] = {
     name: number for number, name in SYSCALL_NAMES.items() if number < 512
-} | {"userfaultfd": 323, "kcmp": 312, "prlimit64": 302, "set_mempolicy_home_node": 450}
+} | {
+    "userfaultfd": 323,
+    "timerfd_create": 283,
+    "kcmp": 312,
+    "prlimit64": 302,
+    "set_mempolicy_home_node": 450,
+}
 
 
 class Registers(user_regs_struct):  # type: ignore[misc]  # python-ptrace is untyped
@@ -389,6 +395,32 @@ def io_priority(tid: int) -> int:
     return syscall("ioprio_get", 1, tid)
 
 
+_CLONE_FILES: Final = 0x400
+_PR_SET_SECUREBITS: Final = 28
+_SECBIT_NO_SETUID_FIXUP: Final = 4
+
+
+def clone_child(number: int) -> int:
+    """clone3(2): a copy of this process with pid `number` (0: any) that shares its descriptors; 0 in the child.
+
+    No signal at its end: wait with `WALL`. OSError EEXIST when the number is in use.
+    """
+    wanted = ctypes.c_int(number)
+    where, count = (ctypes.addressof(wanted), 1) if number else (0, 0)
+    arguments = struct.pack("=11Q", _CLONE_FILES, 0, 0, 0, 0, 0, 0, 0, where, count, 0)
+    buffer = ctypes.create_string_buffer(arguments, len(arguments))
+    return syscall("clone3", ctypes.addressof(buffer), len(arguments))
+
+
+def take_identity(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Change the ids of the calling thread, capabilities kept (SECBIT_NO_SETUID_FIXUP, capabilities(7))."""
+    syscall("prctl", _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
+    numbers = (ctypes.c_uint32 * len(groups))(*groups)
+    syscall("setgroups", len(groups), ctypes.addressof(numbers))
+    syscall("setresgid", gid, gid, gid)
+    syscall("setresuid", uid, uid, uid)
+
+
 # --- userfaultfd and PAGEMAP_SCAN -----------------------------------------------------------------------------------
 
 UFFD_API: Final = 0xAA
@@ -403,7 +435,6 @@ _UFFDIO_REGISTER_MODE_WP = 2
 
 _PAGEMAP_SCAN = 0xC0606610
 PM_SCAN_WP_MATCHING: Final = 1
-PM_SCAN_CHECK_WPASYNC: Final = 2
 PAGE_IS_WPALLOWED: Final = 1 << 0
 PAGE_IS_WRITTEN: Final = 1 << 1
 PAGE_IS_FILE: Final = 1 << 2
@@ -461,7 +492,7 @@ def scan_pages(
     With `write_protect` each matching page is armed again in the same step. Returns ranges with `returned` categories.
     """
     found: list[PageRange] = []
-    flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC if write_protect else 0
+    flags = PM_SCAN_WP_MATCHING if write_protect else 0
     buffer = ctypes.addressof(_SCAN_BUFFER)
     while start < end:
         argument = bytearray(
@@ -476,3 +507,115 @@ def scan_pages(
         assert walked > start, "PAGEMAP_SCAN made no progress"
         start = walked
     return found
+
+
+# --- event objects --------------------------------------------------------------------------------------------------
+
+TFD_TIMER_ABSTIME: Final = 1
+_TFD_IOC_SET_TICKS: Final = 0x40085400
+_ITIMERSPEC = struct.Struct("=4q")
+
+
+def timerfd_create(clock: int, flags: int) -> int:
+    """timerfd_create(2)."""
+    return syscall("timerfd_create", clock, flags)
+
+
+def timerfd_gettime(fd: int) -> tuple[int, int]:
+    """timerfd_gettime(2): (interval, time until the next expiration) in ns; the latter is 0 when disarmed."""
+    buffer = ctypes.create_string_buffer(_ITIMERSPEC.size)
+    syscall("timerfd_gettime", fd, ctypes.addressof(buffer))
+    interval_s, interval_ns, value_s, value_ns = _ITIMERSPEC.unpack(buffer.raw)
+    return interval_s * 10**9 + interval_ns, value_s * 10**9 + value_ns
+
+
+def timerfd_settime(fd: int, flags: int, interval_ns: int, value_ns: int) -> None:
+    """timerfd_settime(2); `value_ns` 0 disarms."""
+    setting = _ITIMERSPEC.pack(*divmod(interval_ns, 10**9), *divmod(value_ns, 10**9))
+    buffer = ctypes.create_string_buffer(setting, len(setting))
+    syscall("timerfd_settime", fd, flags, ctypes.addressof(buffer), 0)
+
+
+def timerfd_set_ticks(fd: int, ticks: int) -> None:
+    """TFD_IOC_SET_TICKS: expirations that wait to be read. OSError ENOTTY without CONFIG_CHECKPOINT_RESTORE."""
+    fcntl.ioctl(fd, _TFD_IOC_SET_TICKS, struct.pack("=Q", ticks))
+
+
+def signalfd(mask: int, flags: int) -> int:
+    """signalfd4(2): a new descriptor for the signals of `mask` (bit n-1 is signal n)."""
+    value = ctypes.c_uint64(mask)
+    return syscall("signalfd4", -1, ctypes.addressof(value), SIGMASK_BYTES, flags)
+
+
+def inotify_init(flags: int) -> int:
+    """inotify_init1(2)."""
+    return syscall("inotify_init1", flags)
+
+
+def inotify_add_watch(fd: int, path: bytes, mask: int) -> int:
+    """inotify_add_watch(2): the watch descriptor."""
+    buffer = ctypes.create_string_buffer(path)
+    return syscall("inotify_add_watch", fd, ctypes.addressof(buffer), mask)
+
+
+def inotify_rm_watch(fd: int, watch: int) -> None:
+    """inotify_rm_watch(2)."""
+    syscall("inotify_rm_watch", fd, watch)
+
+
+KCMP_EPOLL_TFD: Final = 7
+_EPOLL_CTL_ADD: Final = 1
+
+
+def epoll_add(epoll: int, fd: int, event: bytes) -> None:
+    """epoll_ctl(2) EPOLL_CTL_ADD with a packed struct epoll_event, its 64 bits of data free to choose."""
+    buffer = ctypes.create_string_buffer(event, len(event))
+    syscall("epoll_ctl", epoll, _EPOLL_CTL_ADD, fd, ctypes.addressof(buffer))
+
+
+def is_epoll_target(epoll: tuple[int, int], target: tuple[int, int], number: int, nth: int) -> bool:
+    """kcmp(2) KCMP_EPOLL_TFD: whether the `nth` entry for descriptor `number` of an epoll is that file.
+
+    `epoll` and `target`: (pid, descriptor). False as well when the kernel knows no such entry.
+    """
+    slot = ctypes.create_string_buffer(struct.pack("=3I", epoll[1], number, nth), 12)
+    try:
+        return not kcmp(target[0], epoll[0], KCMP_EPOLL_TFD, target[1], ctypes.addressof(slot))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+
+
+# --- file handles ---------------------------------------------------------------------------------------------------
+
+_HANDLE_LIMIT_BYTES: Final = 128
+_AT_EMPTY_PATH: Final = 0x1000
+
+
+class FileHandle(NamedTuple):
+    """struct file_handle of name_to_handle_at(2): names an inode within its filesystem."""
+
+    kind: int
+    data: bytes
+
+
+def file_handle(fd: int) -> FileHandle:
+    """name_to_handle_at(2) of an open file. OSError EOPNOTSUPP where the filesystem has no handles."""
+    buffer = ctypes.create_string_buffer(
+        struct.pack("=Ii", _HANDLE_LIMIT_BYTES, 0), 8 + _HANDLE_LIMIT_BYTES
+    )
+    mount, empty = ctypes.c_int(), ctypes.create_string_buffer(b"")
+    syscall(
+        "name_to_handle_at", fd, ctypes.addressof(empty), ctypes.addressof(buffer),
+        ctypes.addressof(mount), _AT_EMPTY_PATH,
+    )  # fmt: skip
+    size, kind = struct.unpack_from("=Ii", buffer.raw)
+    return FileHandle(kind, buffer.raw[8 : 8 + size])
+
+
+def open_by_handle(mount_fd: int, handle: FileHandle, flags: int) -> int:
+    """open_by_handle_at(2): `mount_fd` is any file of the filesystem. OSError ESTALE when the inode is gone."""
+    data = struct.pack("=Ii", len(handle.data), handle.kind) + handle.data
+    buffer = ctypes.create_string_buffer(data, len(data))
+    return syscall("open_by_handle_at", mount_fd, ctypes.addressof(buffer), flags)

@@ -28,12 +28,19 @@ from sls.resources.base import (
 )
 from sls.resources.credentials import Credentials, CredentialsRecord
 from sls.resources.device import Device, DeviceRecord
+from sls.resources.epoll import Epoll, EpollRecord
 from sls.resources.eventfd import Eventfd, EventfdRecord
+from sls.resources.inet.tcp import TcpSocket, TcpSocketRecord
+from sls.resources.inet.udp import UdpSocket, UdpSocketRecord
+from sls.resources.inotify import Inotify, InotifyRecord
 from sls.resources.memory import Memory, MemoryRecord, VmaKind, VmaRecord
 from sls.resources.namespaces import Namespaces, NamespacesRecord
+from sls.resources.pidfd import Pidfd, PidfdRecord
 from sls.resources.pipe import Pipe, PipeRecord
 from sls.resources.process import Process, ProcessStateRecord
+from sls.resources.refused import Refused
 from sls.resources.regular import Regular, RegularRecord
+from sls.resources.signalfd import Signalfd, SignalfdRecord
 from sls.resources.signals import (
     SignalActions,
     SignalActionsRecord,
@@ -41,6 +48,7 @@ from sls.resources.signals import (
     ThreadSignalsRecord,
 )
 from sls.resources.thread import Thread, ThreadStateRecord, final_registers
+from sls.resources.timerfd import Timerfd, TimerfdRecord
 from sls.resources.timers import IntervalTimers, IntervalTimersRecord
 
 PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
@@ -51,7 +59,20 @@ PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     IntervalTimers(),
 )
 THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (Thread(), ThreadSignals(), Credentials())
-FILE_TYPES: Final[tuple[FileType[Any], ...]] = (Regular(), Device(), Pipe(), Eventfd())
+FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
+    Refused(),
+    Regular(),
+    Device(),
+    Pipe(),
+    Eventfd(),
+    Signalfd(),
+    Timerfd(),
+    Inotify(),
+    Pidfd(),
+    TcpSocket(),
+    UdpSocket(),
+    Epoll(),  # last: what it watches is set up by then
+)
 
 AnyProcessRecord = (
     NamespacesRecord
@@ -61,7 +82,19 @@ AnyProcessRecord = (
     | IntervalTimersRecord
 )
 AnyThreadRecord = ThreadStateRecord | ThreadSignalsRecord | CredentialsRecord
-AnyFileRecord = RegularRecord | DeviceRecord | PipeRecord | EventfdRecord
+AnyFileRecord = (
+    RegularRecord
+    | DeviceRecord
+    | PipeRecord
+    | EventfdRecord
+    | SignalfdRecord
+    | TimerfdRecord
+    | InotifyRecord
+    | PidfdRecord
+    | TcpSocketRecord
+    | UdpSocketRecord
+    | EpollRecord
+)
 
 __all__ = [
     "FILE_TYPES",
@@ -74,6 +107,7 @@ __all__ = [
     "CapturedProcess",
     "Content",
     "ContentReader",
+    "CredentialsRecord",
     "FileRecord",
     "FileType",
     "Loss",
@@ -82,6 +116,7 @@ __all__ = [
     "OpenFile",
     "ProcessRecord",
     "ProcessState",
+    "ProcessStateRecord",
     "Record",
     "RestoreContext",
     "RestoredProcess",

@@ -338,9 +338,13 @@ class ThreadState(Generic[H]):
 
 
 class FileType(Generic[F]):
-    """A kind of open file description. Made in the restoring process, inherited by those who hold it."""
+    """A kind of open file description. Made in the restoring process, inherited by those who hold it.
+
+    `is_late`: made once the processes are there, for it refers to them; its holders fetch it from this process.
+    """
 
     record: type[F]
+    is_late: bool = False
 
     def matches(self, file: OpenFile) -> bool:
         """Whether `file` is of this kind. Cheap: looks at the link's text, or the mode."""
@@ -353,6 +357,9 @@ class FileType(Generic[F]):
     def restore(self, ctx: RestoreContext, record: F) -> int:
         """A new descriptor in this process. Status flags (O_NONBLOCK, O_APPEND …) are set by the caller."""
         raise NotImplementedError
+
+    def settle(self, ctx: RestoreContext, record: F, fd: int) -> None:
+        """Once every file is open and no process is made yet: what needs another file. Nothing by default."""
 
     def link(
         self, ctx: RestoreContext, record: F, process: RestoredProcess, fd: int

@@ -1,0 +1,485 @@
+"""A partition: processes that are kept together, their settings, and what happened to them.
+
+Methods are synchronous and thread-safe: each takes its turn on the partition, except `members`, `status` and
+`statistics`, which never wait. Live processes are touched only by the partition's worker process (`sls.tracing`).
+"""
+
+import errno
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from slos.store import Store
+from sls import proc, syscalls
+from sls.channel import Continue, MemberId, RestoreDone, TakeCapture, TakeRestore
+from sls.errors import ImageError, PartitionStateError, TaskDiedError
+from sls.freeze import refuse_unfit
+from sls.image import MANIFEST_OBJECT, Image, decode
+from sls.requests import (
+    Backend,
+    CheckpointOutcome,
+    CheckpointRequest,
+    Event,
+    LastRestore,
+    Mode,
+    PartitionStatistics,
+    PartitionStatus,
+    Percentiles,
+    RestoreOutcome,
+    RestoreRequest,
+    Settings,
+)
+from sls.tracing import Committed, Listener, Tracing
+from sls.worker import family
+
+__all__ = [
+    "Backend",
+    "CheckpointOutcome",
+    "CheckpointRequest",
+    "Event",
+    "Mode",
+    "Partition",
+    "PartitionStatistics",
+    "PartitionStatus",
+    "RestoreOutcome",
+    "RestoreRequest",
+    "Settings",
+]
+
+_KEPT_TIMES: Final = 1000
+_KILL_WAIT_S: Final = 5.0
+
+_members_lock = threading.Lock()
+_holders: dict[
+    MemberId, int
+] = {}  # which partition a process belongs to, across all of this daemon
+
+
+class Partition(Listener):
+    """One partition of a store."""
+
+    def __init__(
+        self, oid: int, store: Store, settings: Settings, on_event: Callable[[Event], None]
+    ) -> None:
+        self.oid = oid
+        self.settings = settings
+        self._store = store
+        self._on_event = on_event
+        self._turn = threading.RLock()
+        self._members: tuple[MemberId, ...] = ()
+        self._tracing: Tracing | None = None
+        self._state = "idle"
+        self._is_continuous = False
+        self._last_error = ""
+        self._last_restore: LastRestore | None = None
+        self._exits: dict[int, int] = {}
+        self._times = _Times()
+
+    # --- members ---
+
+    def attach(self, pids: Sequence[int]) -> None:
+        """Take processes in, all or none. FreezeError, PartitionStateError (EBUSY: it belongs to a partition)."""
+        with self._turn:
+            new = [self._identify(pid) for pid in dict.fromkeys(pids)]
+            with _members_lock:
+                for member in new:
+                    holder = _holder_of(member)
+                    if holder is not None:
+                        raise PartitionStateError(
+                            f"pid {member.pid} is in partition {holder} already; detach it there first",
+                            errno.EEXIST if holder == self.oid else errno.EBUSY,
+                        )
+                _holders.update(dict.fromkeys(new, self.oid))
+            self._members += tuple(new)
+            self._follow_members()
+
+    def _identify(self, pid: int) -> MemberId:
+        if pid == os.getpid() or (self._tracing is not None and pid == self._tracing.pid):
+            raise PartitionStateError(
+                f"pid {pid} is this filesystem's own; choose another", errno.EINVAL
+            )
+        refuse_unfit(pid)
+        return MemberId(pid, proc.stat(pid).start_time_ticks)
+
+    def detach(self, pids: Sequence[int]) -> None:
+        """Let processes go on without being kept. PartitionStateError (ESRCH) for one that is no member."""
+        with self._turn:
+            known = {member.pid: member for member in self._members}
+            for pid in pids:
+                if pid not in known:
+                    raise PartitionStateError(
+                        f"pid {pid} is not attached here; `cat attach` shows who is", errno.ESRCH
+                    )
+            self._set_members(member for member in self._members if member.pid not in pids)
+            self._follow_members()
+
+    def members(self) -> tuple[int, ...]:
+        """The members that live, and their descendants."""
+        return tuple(family(self._members))
+
+    def _set_members(self, members: Any) -> None:
+        kept = tuple(members)
+        with _members_lock:
+            for member in set(self._members) - set(kept):
+                _holders.pop(member, None)
+            _holders.update(dict.fromkeys(kept, self.oid))
+        self._members = kept
+
+    def _follow_members(self) -> None:
+        """Tell a continuous worker who belongs to the partition now."""
+        if self._is_continuous:
+            self._continue(self.settings.period_ms if self._members else 0)
+
+    def _live_members(self) -> tuple[MemberId, ...]:
+        alive = tuple(member for member in self._members if _is_alive(member))
+        if not alive:
+            raise PartitionStateError(
+                f"partition {self.oid} has no live member; write a pid to `attach` first",
+                errno.ESRCH,
+            )
+        return alive
+
+    # --- settings ---
+
+    def configure(self, settings: Settings) -> None:
+        """Change settings. A period of 0 ends continuous checkpoints; the next `checkpoint` starts them."""
+        with self._turn:
+            self.settings = settings
+            if self._is_continuous:
+                self._continue(settings.period_ms)
+
+    def _continue(self, period_ms: int) -> None:
+        if self._tracing is not None and self._tracing.is_alive:
+            self._tracing.tell(
+                Continue(
+                    period_ms=period_ms, members=self._members, full=self.settings.mode is Mode.FULL
+                )
+            )
+        self._is_continuous = period_ms > 0
+        self._state = "continuous" if self._is_continuous else "idle"
+
+    # --- checkpoints ---
+
+    def checkpoint(self, request: CheckpointRequest) -> CheckpointOutcome:
+        """Take a generation; it exists on return, durability is the store's to tell.
+
+        With a period set it is also the first of continuous ones. Raises SlsError, SlosError; the members are unharmed.
+        """
+        with self._turn, self._noting("checkpoint"):
+            alive = self._live_members()
+            if request.recursive:
+                self._set_members(_identified(family(alive)))
+                alive = self._members
+            full = request.full or self.settings.mode is Mode.FULL
+            self._state = "capturing"
+            done: Committed = self._worker().ask(
+                lambda serial: TakeCapture(
+                    serial=serial, members=alive, full=full, track=self.settings.mode is Mode.DELTA
+                ),
+                name=request.name,
+            )
+            self.committed(done)
+            if self.settings.period_ms:
+                self._continue(self.settings.period_ms)
+        return CheckpointOutcome(done.epoch, done.captured.stop_ns, done.total_ns)
+
+    def committed(self, done: Committed) -> None:
+        captured = done.captured
+        self._times.add(done)
+        if self.settings.retain:
+            named = {one.epoch for one in self._store.generations(self.oid) if one.name}
+            self._store.retain(self.oid, self.settings.retain, named)
+        text = (
+            f"generation {done.epoch}: {len(captured.pids)} processes, {captured.pages} pages, "
+            f"stopped for {captured.stop_ns / 1e6:.2f} ms"
+        )
+        self._tell("info", text, done.epoch)
+        for loss in captured.losses:
+            self._tell("info", f"generation {done.epoch}: {loss}")
+
+    def failed(self, reason: str) -> None:
+        self._times.failed += 1
+        self._is_continuous = False
+        self._state = "idle"
+        self._fail(reason)
+
+    # --- restores ---
+
+    def restore(self, request: RestoreRequest) -> RestoreOutcome:
+        """Bring a generation back; its processes are the members then. All or nothing.
+
+        Raises RestoreConflictError (a pid in use: EEXIST), ImageError, PartitionStateError (ENOENT), SlosError.
+        """
+        with self._turn, self._noting("restore"):
+            if request.clone:
+                raise PartitionStateError(
+                    "restoring a clone into a pid namespace of its own is not supported yet; restore without `clone`",
+                    errno.EOPNOTSUPP,
+                )
+            epoch = self._chosen(request.generation)
+            image = self._image(epoch)
+            if request.kill:
+                self._kill_members(image)
+            self._state = "restoring"
+            start = time.monotonic_ns()
+            done = self._ask_restore(epoch, request)
+            self._last_restore = LastRestore(
+                epoch, done.pids, time.monotonic_ns() - start, done.stages_ns, done.notes
+            )
+            for pid in done.pids:
+                self._exits.pop(pid, None)
+            self._set_members(_identified(done.roots))
+            self._tell("info", f"generation {epoch} restored: pids {' '.join(map(str, done.pids))}")
+            for note in done.notes:
+                self._tell("info", f"restore of generation {epoch}: {note}")
+        return RestoreOutcome(epoch, done.pids)
+
+    def _ask_restore(self, epoch: int, request: RestoreRequest) -> RestoreDone:
+        data = self._store.read(self.oid, epoch, MANIFEST_OBJECT)
+        terminal = _terminal_of(request.terminal_pid)
+        try:
+            done: RestoreDone = self._worker().ask(
+                lambda serial: TakeRestore(serial=serial, image=data, stopped=request.stopped),
+                descriptors=terminal,
+                source_epoch=epoch,
+            )
+        finally:
+            for fd in terminal:
+                os.close(fd)
+        return done
+
+    def _chosen(self, generation: int | None) -> int:
+        epochs = [one.epoch for one in self._store.generations(self.oid)]
+        if not epochs:
+            raise PartitionStateError(
+                "there is no generation yet; touch `checkpoint` first", errno.ENOENT
+            )
+        if generation is None:
+            return epochs[-1]
+        if generation not in epochs:
+            raise PartitionStateError(
+                f"there is no generation {generation}; `ls generations` shows which there are",
+                errno.ENOENT,
+            )
+        return generation
+
+    def _image(self, epoch: int) -> Image:
+        image = decode(self._store.read(self.oid, epoch, MANIFEST_OBJECT))
+        if not image.processes:
+            raise ImageError(f"generation {epoch} holds no process; choose another")
+        return image
+
+    def _kill_members(self, image: Image) -> None:
+        """SIGKILL the live members, and wait until their numbers are free or theirs to wait for alone."""
+        wanted = {one.pid for one in image.processes}
+        doomed = family(self._members)
+        for pid in doomed:
+            _kill(pid)
+        deadline = time.monotonic() + _KILL_WAIT_S
+        while any(pid in wanted and not _has_ended(pid) for pid in doomed):
+            if time.monotonic() > deadline:
+                raise PartitionStateError(
+                    "a member does not end; it sleeps uninterruptibly", errno.EBUSY
+                )
+            time.sleep(0.001)
+
+    # --- the worker ---
+
+    def _worker(self) -> Tracing:
+        if self._tracing is not None and not self._tracing.is_alive:
+            self._tracing.close()
+            self._tracing = None
+        if self._tracing is None:
+            self._tracing = Tracing(self.oid, self._store, self)
+        return self._tracing
+
+    def exited(self, pid: int, status: int) -> None:
+        self._exits[pid] = status
+        self._tell("info", f"pid {pid} ended: {_end_in_words(status)}")
+
+    def close(self) -> None:
+        """Let every member go on by itself; what is under way is finished first."""
+        with self._turn:
+            if self._tracing is not None:
+                if self._is_continuous and self._tracing.is_alive:
+                    self._continue(0)
+                self._tracing.close()
+                self._tracing = None
+            self._set_members(())
+
+    # --- what to tell ---
+
+    def status(self) -> PartitionStatus:
+        """Now."""
+        return PartitionStatus(
+            state=self._state,
+            members=self.members(),
+            newest=self._store.newest(self.oid) or 0,
+            last_error=self._last_error,
+            last_restore=self._last_restore,
+            exits=dict(self._exits),
+        )
+
+    def statistics(self) -> PartitionStatistics:
+        """Counters and times since this partition was opened."""
+        return self._times.statistics()
+
+    def _noting(self, verb: str) -> "_Noting":
+        return _Noting(self, verb)
+
+    def rest(self) -> None:
+        """What was under way has ended."""
+        self._state = "continuous" if self._is_continuous else "idle"
+
+    def refused(self, verb: str, error: BaseException) -> None:
+        """A request ended with `error`: count and log it."""
+        if verb == "checkpoint":
+            self._times.failed += 1
+        self._fail(f"{verb}: {error}")
+
+    def _fail(self, reason: str) -> None:
+        self._last_error = reason
+        self._tell("error", reason)
+
+    def _tell(self, level: str, text: str, epoch: int = 0) -> None:
+        self._on_event(Event(time.time_ns(), level, text, epoch))
+
+
+class _Noting:
+    """Logs an error that leaves the block, and puts the state back."""
+
+    def __init__(self, partition: Partition, verb: str) -> None:
+        self._partition = partition
+        self._verb = verb
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._partition.rest()
+        if error is not None:
+            self._partition.refused(self._verb, error)
+
+
+class _Times:
+    """The last times of each stage, and counters."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self._checkpoints = 0
+        self._missed = 0
+        self._pages = 0
+        self._stop: deque[int] = deque(maxlen=_KEPT_TIMES)
+        self._total: deque[int] = deque(maxlen=_KEPT_TIMES)
+        self._stages: dict[str, deque[int]] = {}
+
+    def add(self, done: Committed) -> None:
+        captured = done.captured
+        self._checkpoints += 1
+        self._missed = max(self._missed, captured.missed)
+        self._pages += captured.pages
+        self._stop.append(captured.stop_ns)
+        self._total.append(done.total_ns)
+        for name, value in captured.stages_ns.items():
+            self._stages.setdefault(name, deque(maxlen=_KEPT_TIMES)).append(value)
+
+    def statistics(self) -> PartitionStatistics:
+        return PartitionStatistics(
+            checkpoints=self._checkpoints,
+            failed=self.failed,
+            missed=self._missed,
+            stop_ns=_percentiles(self._stop),
+            total_ns=_percentiles(self._total),
+            stages_ns={name: _percentiles(values) for name, values in list(self._stages.items())},
+            pages=self._pages,
+            bytes_copied=self._pages * syscalls.PAGE_BYTES,
+        )
+
+
+def _percentiles(values: Sequence[int]) -> Percentiles:
+    ordered = sorted(values)
+    if not ordered:
+        return Percentiles()
+    p50, p90, p99 = (
+        ordered[min(len(ordered) - 1, len(ordered) * share // 100)] for share in (50, 90, 99)
+    )
+    return Percentiles(p50, p90, p99, ordered[-1])
+
+
+def _holder_of(member: MemberId) -> int | None:
+    """The partition of a process: its own, or that of the nearest ancestor that has one. Under the lock."""
+    found = _holders.get(member)
+    pid = member.pid
+    while found is None and pid > 1:
+        try:
+            pid = proc.stat(pid).ppid
+            found = (
+                _holders.get(MemberId(pid, proc.stat(pid).start_time_ticks)) if pid > 1 else None
+            )
+        except TaskDiedError:
+            break
+    return found
+
+
+def _identified(pids: Sequence[int]) -> tuple[MemberId, ...]:
+    found = []
+    for pid in pids:
+        try:
+            found.append(MemberId(pid, proc.stat(pid).start_time_ticks))
+        except TaskDiedError:
+            continue
+    return tuple(found)
+
+
+def _is_alive(member: MemberId) -> bool:
+    try:
+        stat = proc.stat(member.pid)
+        return stat.start_time_ticks == member.start_time and (
+            not stat.is_zombie or len(proc.entries(member.pid, "task")) > 1
+        )
+    except TaskDiedError:
+        return False
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return proc.stat(pid).is_zombie
+    except TaskDiedError:
+        return True
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _terminal_of(pid: int) -> list[int]:
+    """Duplicates of descriptors 0, 1, 2 of `pid`; none for 0."""
+    if not pid:
+        return []
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError as error:
+        raise PartitionStateError(
+            f"pid {pid}, whose terminal was to be used, is gone", errno.ESRCH
+        ) from error
+    try:
+        return [syscalls.pidfd_getfd(pidfd, fd) for fd in (0, 1, 2)]
+    except OSError as error:
+        raise PartitionStateError(
+            f"descriptors of pid {pid} cannot be had: {error.strerror}", errno.EPERM
+        ) from error
+    finally:
+        os.close(pidfd)
+
+
+def _end_in_words(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"exit status {os.WEXITSTATUS(status)}"

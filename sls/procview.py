@@ -1,0 +1,176 @@
+"""A captured process as /proc would show it: text made from its image. Pure; knows no FUSE.
+
+`entries` gives what the directory of a process holds, as a nested mapping of names to `File` (text made on demand),
+`Link` (target) or directories. Where /proc shows what a capture does not hold, the line is left out, never guessed.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Union
+
+from sls.image import DescriptorImage, Image, ProcessImage, ThreadImage
+from sls.resources import (
+    AnyProcessRecord,
+    AnyThreadRecord,
+    CredentialsRecord,
+    ProcessStateRecord,
+    VmaRecord,
+    final_registers,
+)
+from sls.syscalls import REGISTER_NAMES
+
+MemoryReader = Callable[[int, int], bytes]
+"""(address, length) → bytes of the process's private memory; holes are zeros."""
+
+
+class File(NamedTuple):
+    """A regular file; `is_private`: only for the owner, as memory and environment are."""
+
+    text: Callable[[], bytes]
+    is_private: bool = False
+
+
+class Link(NamedTuple):
+    """A symbolic link."""
+
+    target: bytes
+
+
+Entry = Union[File, Link, Mapping[str, "Entry"]]
+
+
+def entries(process: ProcessImage, image: Image, read: MemoryReader) -> Mapping[str, Entry]:
+    """The directory of one process. A zombie has `comm` and `status` only."""
+    if process.exit_status is not None:
+        return {
+            "comm": File(lambda: process.comm + b"\n"),
+            "status": File(lambda: _zombie_status(process)),
+        }
+    memory = process.memory
+    _, _, _, _, _, _, _, arg_start, arg_end, env_start, env_end = memory.layout
+    state = _process_state(process)
+    return {
+        "comm": File(lambda: process.comm + b"\n"),
+        "cmdline": File(lambda: read(arg_start, arg_end - arg_start)),
+        "environ": File(lambda: read(env_start, env_end - env_start), is_private=True),
+        "status": File(lambda: _status(process, process.threads[0])),
+        "maps": File(lambda: b"".join(map(_maps_line, memory.vmas))),
+        "auxv": File(lambda: memory.auxv),
+        "limits": File(lambda: _limits(state)),
+        "exe": Link(memory.executable.path),
+        "cwd": Link(state.cwd),
+        "root": Link(state.root),
+        "fd": {str(one.fd): Link(one.target) for one in process.descriptors},
+        "fdinfo": {str(one.fd): File(_constant(one)) for one in process.descriptors},
+        "threads": {str(one.tid): _thread(process, one) for one in process.threads},
+    }
+
+
+def _constant(descriptor: DescriptorImage) -> Callable[[], bytes]:
+    return lambda: descriptor.info
+
+
+def _thread(process: ProcessImage, thread: ThreadImage) -> Mapping[str, Entry]:
+    return {
+        "comm": File(lambda: thread.state.comm + b"\n"),
+        "status": File(lambda: _status(process, thread)),
+        "registers": File(lambda: _registers(thread), is_private=True),
+    }
+
+
+def _find(states: "tuple[AnyProcessRecord | AnyThreadRecord, ...]", kind: type) -> object:
+    return next(one for one in states if isinstance(one, kind))
+
+
+def _process_state(process: ProcessImage) -> ProcessStateRecord:
+    found = _find(process.states, ProcessStateRecord)
+    assert isinstance(found, ProcessStateRecord)
+    return found
+
+
+# --- texts ----------------------------------------------------------------------------------------------------------
+
+
+def _registers(thread: ThreadImage) -> bytes:
+    """One register a line, in hexadecimal, as the thread will go on with."""
+    registers = final_registers(thread.state)
+    return b"".join(
+        b"%-9s 0x%016x\n" % (name.encode(), getattr(registers, name)) for name in REGISTER_NAMES
+    )
+
+
+def _maps_line(vma: VmaRecord) -> bytes:
+    """A line as in /proc/<pid>/maps; device and inode are not kept and read as 0."""
+    letters = "".join(
+        letter if vma.protection & bit else "-" for letter, bit in (("r", 1), ("w", 2), ("x", 4))
+    )
+    head = f"{vma.start:08x}-{vma.end:08x} {letters}{'s' if vma.is_shared else 'p'} {vma.offset:08x} 00:00 0"
+    return head.ljust(73).encode() + vma.name + b"\n" if vma.name else head.encode() + b"\n"
+
+
+_LIMIT_NAMES = (
+    ("Max cpu time", "seconds"), ("Max file size", "bytes"), ("Max data size", "bytes"),
+    ("Max stack size", "bytes"), ("Max core file size", "bytes"), ("Max resident set", "bytes"),
+    ("Max processes", "processes"), ("Max open files", "files"), ("Max locked memory", "bytes"),
+    ("Max address space", "bytes"), ("Max file locks", "locks"), ("Max pending signals", "signals"),
+    ("Max msgqueue size", "bytes"), ("Max nice priority", ""), ("Max realtime priority", ""),
+    ("Max realtime timeout", "us"),
+)  # fmt: skip
+
+
+def _limits(state: ProcessStateRecord) -> bytes:
+    lines = [f"{'Limit':<25} {'Soft Limit':<20} {'Hard Limit':<20} {'Units':<10}\n"]
+    for limit in state.limits:
+        name, unit = _LIMIT_NAMES[limit.number]
+        lines.append(f"{name:<25} {_limit(limit.soft):<20} {_limit(limit.hard):<20} {unit:<10}\n")
+    return "".join(lines).encode()
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value < 0 else str(value)
+
+
+def _status(process: ProcessImage, thread: ThreadImage) -> bytes:
+    credentials = _find(thread.states, CredentialsRecord)
+    assert isinstance(credentials, CredentialsRecord)
+    state = thread.state
+    text = "".join(
+        f"{name}:\t{value}\n"
+        for name, value in (
+            ("Name", state.comm.decode(errors="replace")),
+            ("Umask", f"{_process_state(process).umask:04o}"),
+            ("State", "t (captured)"),
+            ("Tgid", process.pid),
+            ("Pid", thread.tid),
+            ("PPid", process.ppid),
+            ("Uid", "\t".join(map(str, credentials.uids))),
+            ("Gid", "\t".join(map(str, credentials.gids))),
+            ("FDSize", len(process.descriptors)),
+            ("Groups", " ".join(map(str, credentials.groups))),
+            ("NSpgid", process.pgid),
+            ("NSsid", process.sid),
+            ("VmSize", f"{sum(vma.length for vma in process.memory.vmas) >> 10} kB"),
+            ("Threads", len(process.threads)),
+            ("SigBlk", f"{state.sigmask:016x}"),
+            ("CapInh", f"{credentials.inheritable:016x}"),
+            ("CapPrm", f"{credentials.permitted:016x}"),
+            ("CapEff", f"{credentials.effective:016x}"),
+            ("CapBnd", f"{credentials.bounding:016x}"),
+            ("CapAmb", f"{credentials.ambient:016x}"),
+            ("NoNewPrivs", int(credentials.no_new_privs)),
+            ("Cpus_allowed_list", ",".join(map(str, state.affinity))),
+        )
+    )
+    return text.encode()
+
+
+def _zombie_status(process: ProcessImage) -> bytes:
+    status = process.exit_status
+    assert status is not None
+    end = (
+        f"signal {os.WTERMSIG(status)}"
+        if os.WIFSIGNALED(status)
+        else f"exit {os.WEXITSTATUS(status)}"
+    )
+    name = process.comm.decode(errors="replace")
+    return f"Name:\t{name}\nState:\tZ (zombie, {end})\nPid:\t{process.pid}\nPPid:\t{process.ppid}\n".encode()

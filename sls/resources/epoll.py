@@ -1,0 +1,175 @@
+"""epoll(7): interest lists. An entry names an open file description *and* the number it was registered under.
+
+So entries are added under their old numbers, also when that number was closed or means another file by now. Entries
+whose number still is the file are added by the process itself, for a signalfd reports to whoever registered it; the
+others by this process, which lends them the number for the moment. Sources: fs/eventpoll.c, kcmp(2).
+"""
+
+import os
+import re
+import select
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sls import syscalls
+from sls.remote import In, Out, Remote, call, remote_all
+from sls.resources.base import (
+    CaptureContext,
+    FileRecord,
+    FileType,
+    OpenFile,
+    Record,
+    RestoreContext,
+    RestoredProcess,
+)
+
+_ENTRY: Final = re.compile(r"tfd:\s*(\d+) events:\s*([0-9a-f]+) data:\s*([0-9a-f]+)")
+_EVENT = struct.Struct("=IQ")  # struct epoll_event is packed on x86-64
+_EPOLL_CTL_ADD: Final = 1
+_PRIVATE_BITS: Final = select.EPOLLET | select.EPOLLONESHOT | select.EPOLLEXCLUSIVE | 1 << 29
+_WAIT_EVENTS: Final = 1024
+
+
+class EpollEntry(Record, frozen=True):
+    """One registration. `is_direct`: the first holder of the epoll has the target under `number`."""
+
+    number: int
+    events: int
+    data: int
+    target_id: int
+    is_direct: bool
+
+    @property
+    def is_disabled(self) -> bool:
+        """EPOLLONESHOT that has fired: only the private bits are left."""
+        return not self.events & ~_PRIVATE_BITS
+
+
+class EpollRecord(FileRecord, frozen=True, tag="epoll"):
+    """One epoll instance. `is_ready`: it had an event to report."""
+
+    entries: tuple[EpollEntry, ...]
+    is_ready: bool
+
+
+class Epoll(FileType[EpollRecord]):
+    """Interest lists, nested ones too."""
+
+    record = EpollRecord
+
+    def matches(self, file: OpenFile) -> bool:
+        return file.target == b"anon_inode:[eventpoll]"
+
+    def capture(self, ctx: CaptureContext, file: OpenFile) -> EpollRecord:
+        return EpollRecord(
+            file_id=file.file_id,
+            flags=file.flags,
+            entries=tuple(_entries(ctx, file)),
+            is_ready=_is_ready(file),
+        )
+
+    def restore(self, ctx: RestoreContext, record: EpollRecord) -> int:
+        return syscalls.syscall("epoll_create1", os.O_CLOEXEC)
+
+    def link(
+        self, ctx: RestoreContext, record: EpollRecord, process: RestoredProcess, fd: int
+    ) -> Remote[None]:
+        """What was seen before the checkpoint is not reported again: it is registered first, and waited for once."""
+        seen = [one for one in record.entries if _was_reported(record, one)]
+        fresh = [one for one in record.entries if not _was_reported(record, one)]
+        epoll = ctx.descriptor(record.file_id)
+        for part in (seen, fresh):
+            for entry in part:
+                if not entry.is_direct:
+                    _register_lent(ctx, epoll, entry)
+            calls = [
+                call("epoll_ctl", fd, _EPOLL_CTL_ADD, one.number, In(_EVENT.pack(one.events, one.data)))
+                for one in part
+                if one.is_direct
+            ]  # fmt: skip
+            if part is seen and seen:
+                count = min(len(seen), _WAIT_EVENTS)
+                calls += [
+                    call("epoll_wait", fd, Out(_EVENT.size * count), count, 0)
+                    for _ in range(0, len(seen), count)
+                ]
+            yield from remote_all(calls)
+
+
+# --- capture --------------------------------------------------------------------------------------------------------
+
+
+def _entries(ctx: CaptureContext, file: OpenFile) -> Iterator[EpollEntry]:
+    counts: dict[int, int] = {}
+    for line in file.info.lines("tfd:"):
+        found = _ENTRY.match(line)
+        assert found is not None, f"fdinfo of an epoll reads {line!r}"
+        number = int(found[1])
+        nth = counts.get(number, 0)
+        counts[number] = nth + 1
+        target_id = _target(ctx, file, number, nth)
+        if target_id is None:
+            ctx.lose(
+                file.pid,
+                f"fd {file.fd}",
+                f"an epoll entry for a file that no process of the partition holds (it was descriptor {number})",
+            )
+            continue
+        yield EpollEntry(
+            number=number,
+            events=int(found[2], 16),
+            data=int(found[3], 16),
+            target_id=target_id,
+            is_direct=ctx.descriptors.get((file.pid, number)) == target_id,
+        )
+
+
+def _target(ctx: CaptureContext, file: OpenFile, number: int, nth: int) -> int | None:
+    """The description behind an entry: most likely what has that number now."""
+    epoll = (file.pid, file.fd)
+    likely = ctx.descriptors.get((file.pid, number))
+    if likely is not None and syscalls.is_epoll_target(epoll, (file.pid, number), number, nth):
+        return likely
+    for other in ctx.files.values():
+        if syscalls.is_epoll_target(epoll, (other.pid, other.fd), number, nth):
+            return other.file_id
+    return None
+
+
+def _is_ready(file: OpenFile) -> bool:
+    poller = select.poll()
+    poller.register(file.descriptor, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+# --- restore --------------------------------------------------------------------------------------------------------
+
+
+def _was_reported(record: EpollRecord, entry: EpollEntry) -> bool:
+    """An edge that is over, or a one-shot entry that has fired."""
+    return entry.is_disabled or bool(entry.events & select.EPOLLET and not record.is_ready)
+
+
+def _register_lent(ctx: RestoreContext, epoll: int, entry: EpollEntry) -> None:
+    with _lent(ctx.descriptor(entry.target_id), entry.number):
+        buffer = _EVENT.pack(entry.events, entry.data)
+        syscalls.epoll_add(epoll, entry.number, buffer)
+
+
+@contextmanager
+def _lent(fd: int, number: int) -> Iterator[None]:
+    """Let `number` mean the file of `fd` for a moment, in this single-threaded process."""
+    try:
+        aside = os.dup(number)
+    except OSError:
+        aside = -1
+    os.dup2(fd, number, inheritable=False)
+    try:
+        yield
+    finally:
+        os.close(number)
+        if aside >= 0:
+            os.dup2(aside, number, inheritable=False)
+            os.close(aside)

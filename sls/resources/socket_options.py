@@ -1,0 +1,245 @@
+"""Socket options: everything that getsockopt(2) reads and setsockopt(2) takes, of socket(7), ip(7), ipv6(7), tcp(7), udp(7).
+
+Not a resource of its own: part of the record of each kind of socket. An option is set at restore only where the fresh
+socket differs, so what the program never touched follows the machine's defaults.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from sls.resources.base import OpenFile, Record, RestoreContext
+
+_SOL_UDP: Final = 17
+_INT: Final = 4
+_TIMEVAL: Final = 16
+_SO_SNDBUF, _SO_RCVBUF, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 7, 8, 32, 33
+_SO_PEEK_OFF: Final = 42
+
+# Numbers of include/uapi/asm-generic/socket.h; in the order in which they are set. SO_PRIORITY stands behind IP_TOS,
+# which changes it; the filters come last, by `_LOCKS`.
+_SOCKET: Final = (
+    (1, _INT),  # SO_DEBUG
+    (2, _INT),  # SO_REUSEADDR
+    (5, _INT),  # SO_DONTROUTE
+    (6, _INT),  # SO_BROADCAST
+    (_SO_SNDBUF, _INT),
+    (_SO_RCVBUF, _INT),
+    (72, _INT),  # SO_BUF_LOCK: whether the sizes were set by the program
+    (9, _INT),  # SO_KEEPALIVE
+    (10, _INT),  # SO_OOBINLINE
+    (11, _INT),  # SO_NO_CHECK
+    (13, 8),  # SO_LINGER
+    (15, _INT),  # SO_REUSEPORT
+    (16, _INT),  # SO_PASSCRED
+    (18, _INT),  # SO_RCVLOWAT
+    (20, _TIMEVAL),  # SO_RCVTIMEO
+    (21, _TIMEVAL),  # SO_SNDTIMEO
+    (25, 16),  # SO_BINDTODEVICE
+    (29, _INT),  # SO_TIMESTAMP
+    (34, _INT),  # SO_PASSSEC
+    (35, _INT),  # SO_TIMESTAMPNS
+    (36, _INT),  # SO_MARK
+    (37, 8),  # SO_TIMESTAMPING
+    (40, _INT),  # SO_RXQ_OVFL
+    (41, _INT),  # SO_WIFI_STATUS
+    (_SO_PEEK_OFF, _INT),
+    (43, _INT),  # SO_NOFCS
+    (45, _INT),  # SO_SELECT_ERR_QUEUE
+    (46, _INT),  # SO_BUSY_POLL
+    (47, 8),  # SO_MAX_PACING_RATE
+    (60, _INT),  # SO_ZEROCOPY
+    (61, 8),  # SO_TXTIME
+    (63, _INT),  # SO_TIMESTAMP_NEW
+    (64, _INT),  # SO_TIMESTAMPNS_NEW
+    (69, _INT),  # SO_PREFER_BUSY_POLL
+    (73, _INT),  # SO_RESERVE_MEM
+    (74, _INT),  # SO_TXREHASH
+    (75, _INT),  # SO_RCVMARK
+    (76, _INT),  # SO_PASSPIDFD
+    (82, _INT),  # SO_RCVPRIORITY
+    (83, _INT),  # SO_PASSRIGHTS
+)
+_IP: Final = (
+    (1, _INT),  # IP_TOS
+    (2, _INT),  # IP_TTL
+    (4, 40),  # IP_OPTIONS
+    (8, _INT),  # IP_PKTINFO
+    (10, _INT),  # IP_MTU_DISCOVER
+    (11, _INT),  # IP_RECVERR
+    (12, _INT),  # IP_RECVTTL
+    (13, _INT),  # IP_RECVTOS
+    (6, _INT),  # IP_RECVOPTS
+    (7, _INT),  # IP_RETOPTS
+    (15, _INT),  # IP_FREEBIND
+    (18, _INT),  # IP_PASSSEC
+    (19, _INT),  # IP_TRANSPARENT
+    (20, _INT),  # IP_RECVORIGDSTADDR
+    (21, _INT),  # IP_MINTTL
+    (23, _INT),  # IP_CHECKSUM
+    (24, _INT),  # IP_BIND_ADDRESS_NO_PORT
+    (25, _INT),  # IP_RECVFRAGSIZE
+    (26, _INT),  # IP_RECVERR_RFC4884
+    (32, _INT),  # IP_MULTICAST_IF, by address
+    (33, _INT),  # IP_MULTICAST_TTL
+    (34, _INT),  # IP_MULTICAST_LOOP
+    (49, _INT),  # IP_MULTICAST_ALL
+    (50, _INT),  # IP_UNICAST_IF
+    (51, _INT),  # IP_LOCAL_PORT_RANGE
+)
+_IP_RAW: Final = ((3, _INT), (22, _INT))  # IP_HDRINCL, IP_NODEFRAG
+_IPV6: Final = (
+    (26, _INT),  # IPV6_V6ONLY
+    *(
+        (number, _INT)
+        for number in (16, 17, 18, 19, 23, 25, 29, 30, 31, 33, 49, 51, 53, 56, 58, 60)
+    ),
+    *((number, _INT) for number in (62, 66, 67, 70, 72, 73, 74, 75, 76, 77, 78)),
+)
+_TCP: Final = (
+    (1, _INT),  # TCP_NODELAY
+    (3, _INT),  # TCP_CORK
+    (4, _INT),  # TCP_KEEPIDLE
+    (5, _INT),  # TCP_KEEPINTVL
+    (6, _INT),  # TCP_KEEPCNT
+    (7, _INT),  # TCP_SYNCNT
+    (8, _INT),  # TCP_LINGER2
+    (9, _INT),  # TCP_DEFER_ACCEPT
+    (13, 16),  # TCP_CONGESTION
+    (16, _INT),  # TCP_THIN_LINEAR_TIMEOUTS
+    (18, _INT),  # TCP_USER_TIMEOUT
+    (25, _INT),  # TCP_NOTSENT_LOWAT
+    (27, _INT),  # TCP_SAVE_SYN
+    (34, _INT),  # TCP_FASTOPEN_NO_COOKIE
+    (36, _INT),  # TCP_INQ
+    (37, _INT),  # TCP_TX_DELAY
+    (44, _INT),  # TCP_RTO_MAX_MS
+)
+# Before a connection only: the values of an established one are the kernel's own.
+_TCP_UNCONNECTED: Final = (
+    (2, _INT),  # TCP_MAXSEG
+    (10, _INT),  # TCP_WINDOW_CLAMP
+    (23, _INT),  # TCP_FASTOPEN
+    (30, _INT),  # TCP_FASTOPEN_CONNECT
+)
+_UDP: Final = tuple((number, _INT) for number in (1, 100, 101, 102, 103, 104))
+_PRIORITY: Final = ((12, _INT),)  # SO_PRIORITY
+
+
+class SocketOption(Record, frozen=True):
+    """One option with the bytes that getsockopt(2) gave."""
+
+    level: int
+    number: int
+    value: bytes
+
+
+class SocketKind(NamedTuple):
+    """Arguments of socket(2)."""
+
+    domain: int
+    type: int
+    protocol: int
+
+
+@contextmanager
+def socket_view(fd: int) -> Iterator[socket.socket]:
+    """A socket object over a descriptor that stays its owner's."""
+    view = socket.socket(fileno=fd)
+    try:
+        yield view
+    finally:
+        view.detach()
+
+
+def is_socket(file: OpenFile) -> bool:
+    """Whether the file is a socket."""
+    return file.target.startswith(b"socket:[")
+
+
+def inode_of(file: OpenFile) -> int:
+    """The number in the link's text."""
+    return int(file.target[8:-1])
+
+
+def socket_kind(file: OpenFile) -> SocketKind:
+    """Family, type and protocol."""
+    with socket_view(file.descriptor) as view:
+        return SocketKind(view.family, view.type, view.proto)
+
+
+def _table(kind: SocketKind, *, is_connected: bool) -> Iterator[tuple[int, int, int]]:
+    groups: list[tuple[int, Sequence[tuple[int, int]]]] = [(socket.SOL_SOCKET, _SOCKET)]
+    if kind.domain in (socket.AF_INET, socket.AF_INET6):
+        groups.append((socket.IPPROTO_IP, _IP))
+        if kind.type == socket.SOCK_RAW:
+            groups.append((socket.IPPROTO_IP, _IP_RAW))
+        if kind.domain == socket.AF_INET6:
+            groups.append((socket.IPPROTO_IPV6, _IPV6))
+        if kind.protocol == socket.IPPROTO_TCP:
+            groups.append((socket.IPPROTO_TCP, _TCP))
+            if not is_connected:
+                groups.append((socket.IPPROTO_TCP, _TCP_UNCONNECTED))
+        if kind.protocol == socket.IPPROTO_UDP:
+            groups.append((_SOL_UDP, _UDP))
+    groups.append((socket.SOL_SOCKET, _PRIORITY))
+    for level, options in groups:
+        for number, size in options:
+            yield level, number, size
+
+
+def capture_options(file: OpenFile, *, is_connected: bool = False) -> tuple[SocketOption, ...]:
+    """Every option that the kernel reads out. `is_connected`: leave out what a connection decides by itself."""
+    with socket_view(file.descriptor) as view:
+        kind = SocketKind(view.family, view.type, view.proto)
+        found = (
+            (level, number, _read(view, level, number, size))
+            for level, number, size in _table(kind, is_connected=is_connected)
+        )
+        return tuple(
+            SocketOption(level=level, number=number, value=value)
+            for level, number, value in found
+            if value is not None
+        )
+
+
+def _read(view: socket.socket, level: int, number: int, size: int) -> bytes | None:
+    try:
+        return view.getsockopt(level, number, size)
+    except OSError:
+        return None  # of another kind of socket, or of a newer kernel
+
+
+def restore_options(ctx: RestoreContext, fd: int, options: Sequence[SocketOption]) -> None:
+    """Set every option in which the socket differs; one that this kernel refuses becomes a note."""
+    with socket_view(fd) as view:
+        for option in options:
+            current = _read(view, option.level, option.number, max(len(option.value), _INT))
+            if current == option.value:
+                continue
+            try:
+                _write(view, option)
+            except OSError as error:
+                ctx.note(
+                    "socket",
+                    f"option {option.number} of level {option.level} cannot be set to {option.value.hex()}: "
+                    f"{error.strerror or errno.errorcode.get(error.errno or 0)}",
+                )
+
+
+def _write(view: socket.socket, option: SocketOption) -> None:
+    number, value = option.number, option.value
+    if option.level == socket.SOL_SOCKET and number in (_SO_SNDBUF, _SO_RCVBUF):
+        # socket(7): the kernel doubles what it is given; FORCE goes beyond the sysctl's limit.
+        number = _SO_SNDBUFFORCE if number == _SO_SNDBUF else _SO_RCVBUFFORCE
+        value = struct.pack("=i", struct.unpack("=i", value)[0] // 2)
+    view.setsockopt(option.level, number, value)
+
+
+def strerror(error: OSError) -> str:
+    """The words of an error, for a message."""
+    return error.strerror or os.strerror(error.errno or errno.EIO)

@@ -1,0 +1,65 @@
+"""A short-lived child with a chosen number and ids, for the few calls whose caller the kernel remembers for ever.
+
+socketpair(2), listen(2) and connect(2) of unix(7) write pid, uid, gid and groups of the caller into the socket, where
+SO_PEERCRED and SO_PEERGROUPS read them; sendmsg(2) does so with each message. Works before the process of that number
+exists. The child shares this process's descriptor table: what it opens is open here.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+
+from sls import syscalls
+from sls.resources.base import Record
+
+
+class Identity(Record, frozen=True):
+    """Who a call is made as. `pid` 0: nobody in particular."""
+
+    pid: int
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+def own_identity() -> Identity:
+    """This process's."""
+    return Identity(
+        pid=os.getpid(), uid=os.geteuid(), gid=os.getegid(), groups=tuple(os.getgroups())
+    )
+
+
+def run_as(identity: Identity, work: Callable[[], object]) -> bool:
+    """Run `work` (system calls only) as `identity`; False when the pid is taken, and `work` ran with another one.
+
+    OSError with the errno of `work`'s failure.
+    """
+    if identity == own_identity():
+        work()
+        return True
+    number = identity.pid
+    try:
+        child = syscalls.clone_child(number)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.EPERM, errno.EINVAL):
+            raise
+        number = 0
+        child = syscalls.clone_child(0)
+    if not child:
+        _end_as(identity, work)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, syscalls.WALL)[1])
+    if code:
+        raise OSError(abs(code), os.strerror(abs(code)), "in a stand-in process")
+    return number == identity.pid
+
+
+def _end_as(identity: Identity, work: Callable[[], object]) -> None:
+    code = errno.EFAULT
+    try:
+        syscalls.take_identity(identity.uid, identity.gid, identity.groups)
+        work()
+        code = 0
+    except OSError as error:
+        code = error.errno or errno.EIO
+    finally:
+        os._exit(code)

@@ -1,0 +1,161 @@
+"""What only NETLINK_SOCK_DIAG tells of sockets (sock_diag(7)): peers, pending connections, queue lengths; and SOCK_DESTROY.
+
+Answers are of this process's network namespace. Knows the messages, no policy. Each function opens its own netlink
+socket, so calls from several threads do not meet.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+_NETLINK_SOCK_DIAG: Final = 4
+_SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_ALL_STATES: Final = 0xFFFFFFFF
+_NO_COOKIE: Final = 0xFFFFFFFF
+
+TCP_ESTABLISHED: Final = 1
+TCP_SYN_SENT: Final = 2
+TCP_CLOSE: Final = 7
+TCP_CLOSE_WAIT: Final = 8
+TCP_LISTEN: Final = 10
+
+
+class UnixState(NamedTuple):
+    """One unix socket. `peer`: its inode, 0 when it is closed or not accepted yet, None when there is none.
+
+    `name` as in sockaddr_un(7): abstract ones begin with NUL. `pending`: inodes of the clients that wait to be
+    accepted. Queue lengths of a listener are (waiting, backlog), else bytes to be read, bytes not yet read by the peer.
+    """
+
+    inode: int
+    kind: int
+    state: int
+    name: bytes
+    node: tuple[int, int] | None
+    peer: int | None
+    pending: tuple[int, ...]
+    receive_queue: int
+    send_queue: int
+    shutdown: int
+
+
+class InetState(NamedTuple):
+    """One TCP socket. `inode` is 0 for one that no descriptor refers to. `identity` names it for `destroy`."""
+
+    family: int
+    state: int
+    local_port: int
+    remote_port: int
+    receive_queue: int
+    send_queue: int
+    inode: int
+    identity: bytes
+
+
+def unix_socket(inode: int) -> UnixState:
+    """The unix socket of that inode number. FileNotFoundError when there is none."""
+    show = 0x1 | 0x2 | 0x4 | 0x8 | 0x10  # name, vfs, peer, icons, rqlen
+    request = struct.pack(
+        "=BBHIIIII", socket.AF_UNIX, 0, 0, _ALL_STATES, inode, show, _NO_COOKIE, _NO_COOKIE
+    )
+    for payload in _ask(_SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, request):
+        return _parse_unix(payload)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"socket:[{inode}]")
+
+
+def tcp_sockets(family: int, local_port: int) -> list[InetState]:
+    """Every TCP socket of `family` on a local port, in any state, those in TIME_WAIT included."""
+    identity = struct.pack(">HH", local_port, 0) + bytes(36) + b"\xff" * 8
+    request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + identity
+    flags = _NLM_F_REQUEST | _NLM_F_DUMP
+    return [_parse_inet(payload) for payload in _ask(_SOCK_DIAG_BY_FAMILY, flags, request)]
+
+
+def destroy(found: InetState) -> None:
+    """SOCK_DESTROY: abort a connection at once, as by a reset. OSError EOPNOTSUPP: the kernel was built without it."""
+    request = struct.pack("=BBBBI", found.family, socket.IPPROTO_TCP, 0, 0, 1 << found.state)
+    try:
+        for _ in _ask(_SOCK_DESTROY, _NLM_F_REQUEST | _NLM_F_ACK, request + found.identity):
+            pass
+    except FileNotFoundError:
+        return  # it ended by itself
+
+
+def _ask(kind: int, flags: int, request: bytes) -> Iterator[bytes]:
+    """Payloads of the answers; OSError with the kernel's errno."""
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
+    ) as netlink:
+        netlink.send(_HEADER.pack(_HEADER.size + len(request), kind, flags, 1, 0) + request)
+        is_dump = flags & _NLM_F_DUMP == _NLM_F_DUMP
+        while True:
+            for found, payload in _messages(netlink.recv(1 << 18)):
+                if found == _NLMSG_DONE:
+                    return
+                if found == _NLMSG_ERROR:
+                    code = -int(struct.unpack_from("=i", payload)[0])
+                    if code:
+                        raise OSError(code, os.strerror(code), "sock_diag")
+                    return
+                yield payload
+            if not is_dump and not flags & _NLM_F_ACK:
+                return
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position + _HEADER.size <= len(data):
+        length, kind, _, _, _ = _HEADER.unpack_from(data, position)
+        yield kind, data[position + _HEADER.size : position + length]
+        position += length + 3 & ~3
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found = {}
+    position = 0
+    while position + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, position)
+        found[kind] = data[position + _ATTRIBUTE.size : position + length]
+        position += length + 3 & ~3
+    return found
+
+
+_UNIX_MESSAGE = struct.Struct("=BBBBIII")
+_UNIX_NAME, _UNIX_VFS, _UNIX_PEER, _UNIX_ICONS, _UNIX_RQLEN, _, _UNIX_SHUTDOWN = range(7)
+
+
+def _parse_unix(payload: bytes) -> UnixState:
+    _, kind, state, _, inode, _, _ = _UNIX_MESSAGE.unpack_from(payload)
+    attributes = _attributes(payload[_UNIX_MESSAGE.size :])
+    lengths = struct.unpack("=II", attributes.get(_UNIX_RQLEN, bytes(8)))
+    node = attributes.get(_UNIX_VFS)
+    peer = attributes.get(_UNIX_PEER)
+    icons = attributes.get(_UNIX_ICONS, b"")
+    return UnixState(
+        inode=inode,
+        kind=kind,
+        state=state,
+        name=attributes.get(_UNIX_NAME, b""),
+        node=struct.unpack("=II", node) if node else None,
+        peer=struct.unpack("=I", peer)[0] if peer else None,
+        pending=struct.unpack(f"={len(icons) // 4}I", icons),
+        receive_queue=lengths[0],
+        send_queue=lengths[1],
+        shutdown=attributes.get(_UNIX_SHUTDOWN, b"\0")[0],
+    )
+
+
+_INET_MESSAGE = struct.Struct("=BBBB48sIIIII")
+
+
+def _parse_inet(payload: bytes) -> InetState:
+    family, state, _, _, identity, _, receive, send, _, inode = _INET_MESSAGE.unpack_from(payload)
+    local, remote = struct.unpack_from(">HH", identity)
+    return InetState(family, state, local, remote, receive, send, inode, identity)

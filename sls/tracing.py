@@ -1,0 +1,284 @@
+"""The daemon's side of a worker process: start it, ask it, commit what it captures, feed what it restores.
+
+One thread per worker receives; captures are committed in it, in order, so that a delta always builds on what is in the
+store. Requests come from any thread, one at a time.
+"""
+
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from slos.errors import SlosError
+from slos.store import Store
+from sls.channel import (
+    BytesReady,
+    BytesWanted,
+    Captured,
+    CapturedBytes,
+    Channel,
+    Exited,
+    FromWorker,
+    Message,
+    Ranges,
+    RangesWanted,
+    Release,
+    RestoreDone,
+)
+from sls.errors import WorkerError, rebuilt
+from sls.image import MANIFEST_OBJECT
+from sls.syscalls import PAGE_BYTES
+
+
+class Committed(NamedTuple):
+    """A capture that has become a generation."""
+
+    epoch: int
+    captured: Captured
+    total_ns: int
+
+
+class Listener:
+    """What the partition wants to hear of; called in the worker's receiving thread."""
+
+    def committed(self, done: Committed) -> None:
+        """A periodic capture became a generation."""
+
+    def failed(self, reason: str) -> None:
+        """Periodic captures ended, or one was lost."""
+
+    def exited(self, pid: int, status: int) -> None:
+        """A restored process ended."""
+
+
+class Tracing:
+    """One worker process and the thread that listens to it."""
+
+    def __init__(self, oid: int, store: Store, listener: Listener) -> None:
+        self._oid = oid
+        self._store = store
+        self._listener = listener
+        self._futures: dict[int, Future[Any]] = {}
+        self._names: dict[int, str] = {}
+        self._serial = 0
+        self._last: tuple[int, int] = (
+            0,
+            0,
+        )  # serial and epoch of the newest generation made from a capture
+        self._source_epoch = 0
+        self._send_lock = threading.Lock()
+        self._is_closing = False
+        ours, theirs = socket.socketpair()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sls.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+        self._channel: Channel[FromWorker] = Channel(ours, FromWorker)
+        self._thread = threading.Thread(target=self._listen, name=f"partition-{oid}", daemon=True)
+        self._thread.start()
+
+    @property
+    def pid(self) -> int:
+        """The worker's."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    # --- requests ---
+
+    def ask(
+        self,
+        make: Callable[[int], Message],
+        *,
+        descriptors: Sequence[int] = (),
+        name: str = "",
+        source_epoch: int = 0,
+    ) -> Any:
+        """Send the message made from a new serial and wait for its outcome; raises what the worker raised.
+
+        `name`: of the generation that comes of it. `source_epoch`: the generation that a restore reads.
+        """
+        future: Future[Any] = Future()
+        with self._send_lock:
+            self._serial += 1
+            serial = self._serial
+            self._futures[serial] = future
+            self._names[serial] = name
+            self._source_epoch = source_epoch
+            self._send(make(serial), descriptors)
+        return future.result()
+
+    def tell(self, message: Message) -> None:
+        """Send a message that has no outcome."""
+        with self._send_lock:
+            self._send(message)
+
+    def _send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        try:
+            self._channel.send(message, descriptors)
+        except OSError as error:
+            self._futures.clear()
+            raise WorkerError("the tracer process has ended; try again") from error
+
+    def close(self) -> None:
+        """Let every task go and end the worker. What is under way is finished first."""
+        self._is_closing = True
+        self._channel.shut()
+        self._process.wait()
+        self._thread.join()
+        self._channel.close()
+
+    # --- the receiving thread ---
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                message, descriptors = self._channel.receive()
+                try:
+                    self._take(message, descriptors)
+                finally:
+                    for fd in descriptors:
+                        os.close(fd)
+        except (EOFError, OSError):
+            self._abandon()
+
+    def _abandon(self) -> None:
+        for future in list(self._futures.values()):
+            future.set_exception(WorkerError("the tracer process ended unexpectedly; try again"))
+        self._futures.clear()
+        if not self._is_closing:
+            self._listener.failed("the tracer process has ended; the members go on, the next checkpoint starts another")
+
+    def _take(self, message: FromWorker, descriptors: Sequence[int]) -> None:
+        if isinstance(message, Captured):
+            self._commit(message, descriptors[0])
+        elif isinstance(message, RangesWanted):
+            self._reply_guarded(lambda: self._ranges(message))
+        elif isinstance(message, BytesWanted):
+            self._reply_guarded(lambda: self._bytes(message, descriptors[0]))
+        elif isinstance(message, Exited):
+            self._listener.exited(message.pid, message.status)
+        elif isinstance(message, RestoreDone):
+            self._futures.pop(message.serial).set_result(message)
+        elif message.serial:
+            self._futures.pop(message.serial).set_exception(
+                rebuilt(message.kind, message.text, message.errno)
+            )
+        else:
+            self._listener.failed(message.text)
+
+    # --- commits ---
+
+    def _commit(self, captured: Captured, buffer_fd: int) -> None:
+        future = self._futures.pop(captured.serial, None)
+        try:
+            done = self._store_capture(captured, buffer_fd)
+        except (SlosError, OSError, WorkerError) as error:
+            self._last = (0, 0)
+            self.tell_quietly(Release(serial=captured.serial, kept=False))
+            if future is not None:
+                future.set_exception(error)
+            else:
+                self._listener.failed(str(error))
+            return
+        self.tell_quietly(Release(serial=captured.serial, kept=True))
+        if future is not None:
+            future.set_result(done)
+        else:
+            self._listener.committed(done)
+
+    def tell_quietly(self, message: Message) -> None:
+        """Send to a worker that may have ended; the receiving thread will learn of that by itself."""
+        try:
+            self.tell(message)
+        except WorkerError:
+            return
+
+    def _store_capture(self, captured: Captured, buffer_fd: int) -> Committed:
+        parent = None
+        if captured.base:
+            serial, parent = self._last
+            if captured.base != serial:
+                raise WorkerError(
+                    "a delta lost its base, as the checkpoint before it failed; the next one is full"
+                )
+        with (
+            mmap.mmap(buffer_fd, 0, mmap.MAP_SHARED, mmap.PROT_READ) as memory,
+            memoryview(memory) as view,
+        ):
+            with self._store.begin(self._oid, parent=parent) as transaction:
+                self._drop_stale(transaction, captured, parent)
+                transaction.put(MANIFEST_OBJECT, captured.image)
+                for one in captured.objects:
+                    _write_object(transaction, one, view)
+                info = transaction.commit(wait=False, name=self._names.pop(captured.serial, ""))
+        self._last = (captured.serial, info.epoch)
+        return Committed(info.epoch, captured, time.time_ns() - captured.started_ns)
+
+    def _drop_stale(self, transaction: Any, captured: Captured, parent: int | None) -> None:
+        """Remove the parent's objects that this capture no longer has: of processes that ended."""
+        if parent is None:
+            return
+        present = {one.object_id for one in captured.objects} | {MANIFEST_OBJECT}
+        for old in self._store.objects(self._oid, parent):
+            if old.object_id not in present:
+                transaction.remove(old.object_id)
+
+    # --- contents for a restore ---
+
+    def _reply_guarded(self, work: Callable[[], Message]) -> None:
+        try:
+            answer = work()
+        except SlosError as error:
+            answer = BytesReady(error=str(error), errno=error.errno)
+        self.tell_quietly(answer)
+
+    def _ranges(self, wanted: RangesWanted) -> Message:
+        found = self._store.data_ranges(self._oid, self._source_epoch, wanted.object_id)
+        return Ranges(ranges=tuple(found))
+
+    def _bytes(self, wanted: BytesWanted, fd: int) -> Message:
+        with mmap.mmap(fd, 0) as memory, memoryview(memory) as view:
+            position = 0
+            for start, end in wanted.ranges:
+                with view[position : position + end - start] as piece:
+                    self._store.read_into(
+                        self._oid, self._source_epoch, wanted.object_id, start, piece
+                    )
+                position += end - start
+        return BytesReady()
+
+    def kill(self) -> None:
+        """End the worker at once, as a crash would; for tests."""
+        self._process.send_signal(signal.SIGKILL)
+
+
+def _pairs(packed: bytes) -> "np.ndarray[Any, np.dtype[np.uint64]]":
+    return np.frombuffer(packed, dtype=np.uint64).reshape(-1, 2)
+
+
+def _write_object(transaction: Any, one: CapturedBytes, view: memoryview) -> None:
+    """Put one captured object into the transaction."""
+    transaction.truncate(one.object_id, 1 << 47)
+    for start, end in _pairs(one.gone):
+        transaction.discard(one.object_id, int(start), int(end - start))
+    pairs = _pairs(one.ranges) // PAGE_BYTES
+    if not len(pairs):
+        return
+    numbers = np.concatenate([np.arange(start, end, dtype=np.uint64) for start, end in pairs])
+    with view[one.offset : one.offset + len(numbers) * PAGE_BYTES] as data:
+        transaction.write_pages(one.object_id, numbers, data)

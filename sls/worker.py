@@ -1,0 +1,343 @@
+"""The tracer process of one partition: `python -m sls.worker FD`.
+
+Single-threaded, as ptrace demands, and a process of its own, so that nothing else holds its interpreter while a program
+stands still. It ends when its channel does; the kernel then lets every task go. It adopts orphans of what it restored,
+so that their numbers become free at once.
+"""
+
+import gc
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+
+from sls import proc, syscalls
+from sls.capture import Capture, Tracer
+from sls.channel import (
+    BytesReady,
+    BytesWanted,
+    Captured,
+    CapturedBytes,
+    Channel,
+    Continue,
+    Exited,
+    Failed,
+    MemberId,
+    Ranges,
+    RangesWanted,
+    Release,
+    RestoreDone,
+    TakeCapture,
+    TakeRestore,
+    ToWorker,
+)
+from sls.errors import SlsError, TaskDiedError, WorkerError
+from sls.image import decode, encode
+from sls.pages import CopyBuffer
+from sls.resources import Loss, Writer
+from sls.restore import restore
+
+_PIECE_BYTES = 16 << 20
+_BUFFERS = 2
+_IDLE_S = 1.0
+
+
+def family(members: Sequence[MemberId]) -> list[int]:
+    """The members that still are who they were, and all their descendants; parents before children."""
+    found: dict[int, None] = {}
+    for member in members:
+        try:
+            if proc.stat(member.pid).start_time_ticks != member.start_time:
+                continue
+        except TaskDiedError:
+            continue
+        found[member.pid] = None
+        found.update(dict.fromkeys(proc.descendants(member.pid)))
+    return list(found)
+
+
+class ChannelContents:
+    """Contents of a generation, asked for over the channel and handed over in shared memory."""
+
+    def __init__(self, channel: "Channel[ToWorker]", receive: Callable[[], ToWorker]) -> None:
+        self._channel = channel
+        self._receive = receive
+        self._fd = os.memfd_create("sls-contents", os.MFD_CLOEXEC)
+        os.ftruncate(self._fd, _PIECE_BYTES)
+        self._memory = mmap.mmap(self._fd, _PIECE_BYTES)
+        self._view = memoryview(self._memory)
+
+    def data_ranges(self, object_id: int) -> Sequence[tuple[int, int]]:
+        self._channel.send(RangesWanted(object_id=object_id))
+        answer = self._receive()
+        if isinstance(answer, BytesReady):
+            raise _content_error(answer)
+        assert isinstance(answer, Ranges)
+        return answer.ranges
+
+    def copy_to(self, object_id: int, ranges: Sequence[tuple[int, int]], write: Writer) -> None:
+        for piece in _pieces(ranges, _PIECE_BYTES):
+            self._channel.send(BytesWanted(object_id=object_id, ranges=tuple(piece)), [self._fd])
+            answer = self._receive()
+            assert isinstance(answer, BytesReady)
+            if answer.error:
+                raise _content_error(answer)
+            position = 0
+            for start, end in piece:
+                write(start, self._view[position : position + end - start])
+                position += end - start
+
+    def close(self) -> None:
+        self._view.release()
+        self._memory.close()
+        os.close(self._fd)
+
+
+def _content_error(answer: BytesReady) -> WorkerError:
+    error = WorkerError(answer.error)
+    error.errno = answer.errno
+    return error
+
+
+def _pieces(ranges: Iterable[tuple[int, int]], limit: int) -> Iterable[list[tuple[int, int]]]:
+    """Ranges in groups of at most `limit` bytes; long ones are cut."""
+    group: list[tuple[int, int]] = []
+    room = limit
+    for start, stop in ranges:
+        position = start
+        while position < stop:
+            end = min(stop, position + room)
+            group.append((position, end))
+            room -= end - position
+            position = end
+            if not room:
+                yield group
+                group, room = [], limit
+    if group:
+        yield group
+
+
+class Worker:
+    """The loop: commands, periods, ended children."""
+
+    def __init__(self, channel: "Channel[ToWorker]") -> None:
+        self._channel = channel
+        self._tracer = Tracer()
+        self._free = [CopyBuffer() for _ in range(_BUFFERS)]
+        self._taken: dict[int, CopyBuffer] = {}
+        self._last_serial = 0  # of the capture that the next delta builds on
+        self._periodic_serial = 0
+        self._continue = Continue(period_ms=0, members=(), full=False)
+        self._due_ns = 0
+        self._missed = 0
+        self._restored: dict[int, int] = {}  # root → pidfd
+
+    def run(self) -> None:
+        """Serve until the channel ends."""
+        while True:
+            self._wait()
+            if self._readable():
+                self._serve_one()
+            self._reap()
+            if self._continue.period_ms and time.monotonic_ns() >= self._due_ns:
+                self._capture_due()
+
+    # --- waiting ---
+
+    def _wait(self) -> None:
+        timeout_s = _IDLE_S
+        if self._continue.period_ms:
+            timeout_s = min(timeout_s, max(0, self._due_ns - time.monotonic_ns()) / 1e9)
+        select.select([self._channel.fileno(), *self._restored.values()], [], [], timeout_s)
+
+    def _readable(self) -> bool:
+        return bool(select.select([self._channel], [], [], 0)[0])
+
+    def _reap(self) -> None:
+        """Wait for ended children: restored roots, and orphans that came to us."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            pidfd = self._restored.pop(pid, None)
+            if pidfd is not None:
+                os.close(pidfd)
+            self._channel.send(Exited(pid=pid, status=status))
+
+    # --- commands ---
+
+    def _serve_one(self) -> None:
+        message, descriptors = self._channel.receive()
+        if isinstance(message, TakeCapture):
+            self._capture(message.serial, message.members, full=message.full, track=message.track)
+        elif isinstance(message, Continue):
+            self._continue = message
+            self._due_ns = time.monotonic_ns()
+            self._missed = 0
+        elif isinstance(message, Release):
+            self._release(message)
+        else:
+            assert isinstance(message, TakeRestore), "answers come only when they were asked for"
+            self._restore(message, descriptors)
+
+    def _receive_answer(self) -> ToWorker:
+        """The next message that is no Release; those are served on the way."""
+        while True:
+            message, _ = self._channel.receive()
+            if not isinstance(message, Release):
+                return message
+            self._release(message)
+
+    def _release(self, message: Release) -> None:
+        buffer = self._taken.pop(message.serial)
+        buffer.clear()
+        self._free.append(buffer)
+        if not message.kept:
+            self._tracer.forget()
+            self._last_serial = 0
+
+    # --- captures ---
+
+    def _capture_due(self) -> None:
+        period_ns = self._continue.period_ms * 10**6
+        late = (time.monotonic_ns() - self._due_ns) // period_ns
+        self._missed += late
+        self._due_ns += (late + 1) * period_ns
+        if not self._free:
+            self._missed += 1
+            return
+        self._periodic_serial -= 1
+        done = self._capture(
+            self._periodic_serial,
+            self._continue.members,
+            full=self._continue.full,
+            track=not self._continue.full,
+        )
+        if not done:
+            self._continue = Continue(period_ms=0, members=(), full=False)
+
+    def _capture(
+        self, serial: int, members: Sequence[MemberId], *, full: bool, track: bool
+    ) -> bool:
+        while not self._free:
+            message, _ = self._channel.receive()
+            assert isinstance(message, Release)
+            self._release(message)
+        buffer = self._free.pop()
+        started_ns = time.time_ns()
+        try:
+            capture = self._tracer.capture(
+                lambda: family(members), full=full, track=track, buffer=buffer
+            )
+        except (SlsError, OSError) as error:
+            self._free.append(buffer)
+            self._tracer.forget()
+            self._last_serial = 0
+            self._fail(serial if serial > 0 else 0, error)
+            return False
+        self._taken[serial] = buffer
+        self._channel.send(self._captured(serial, capture, started_ns), [buffer.fd])
+        self._last_serial = serial
+        gc.collect(0)
+        return True
+
+    def _captured(self, serial: int, capture: Capture, started_ns: int) -> Captured:
+        return Captured(
+            serial=serial,
+            base=self._last_serial if capture.is_delta else 0,
+            image=encode(capture.image),
+            objects=tuple(
+                CapturedBytes(one.object_id, one.offset, _packed(one.ranges), _packed(one.gone))
+                for one in capture.objects
+            ),
+            pids=tuple(one.pid for one in capture.image.processes),
+            losses=tuple(map(_in_words, capture.image.losses)),
+            stop_ns=capture.stop_ns,
+            stages_ns=capture.stages,
+            pages=capture.pages,
+            started_ns=started_ns,
+            missed=self._missed,
+        )
+
+    # --- restores ---
+
+    def _restore(self, message: TakeRestore, terminal: Sequence[int]) -> None:
+        contents = ChannelContents(self._channel, self._receive_answer)
+        try:
+            done = restore(
+                decode(message.image), contents, terminal=terminal, stopped=message.stopped
+            )
+        except (SlsError, OSError) as error:
+            self._fail(message.serial, error)
+            return
+        finally:
+            contents.close()
+            for fd in terminal:
+                os.close(fd)
+        for root in done.roots:
+            self._watch(root)
+        self._channel.send(
+            RestoreDone(
+                serial=message.serial,
+                pids=done.pids,
+                roots=done.roots,
+                notes=tuple(map(_in_words, done.notes)),
+                stages_ns=done.stages,
+            )
+        )
+
+    def _watch(self, pid: int) -> None:
+        try:
+            self._restored[pid] = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return  # it has ended and was waited for already
+
+    def _fail(self, serial: int, error: SlsError | OSError) -> None:
+        self._channel.send(
+            Failed(
+                serial=serial, kind=type(error).__name__, text=str(error), errno=error.errno or 5
+            )
+        )
+
+
+def _packed(ranges: Sequence[tuple[int, int]]) -> bytes:
+    return array("Q", [address for pair in ranges for address in pair]).tobytes()
+
+
+def _in_words(loss: Loss) -> str:
+    return (
+        f"pid {loss.pid}: {loss.resource}: {loss.detail}"
+        if loss.pid
+        else f"{loss.resource}: {loss.detail}"
+    )
+
+
+def _prepare_process() -> None:
+    """Ignore the terminal's signals, adopt orphans, keep the garbage collector out of the stop window."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    syscalls.become_tracer()
+    syscalls.syscall("prctl", 36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    gc.disable()
+    gc.freeze()
+
+
+def main(fd: int) -> None:
+    """Serve the channel on descriptor `fd`."""
+    _prepare_process()
+    channel: Channel[ToWorker] = Channel(socket.socket(fileno=fd), ToWorker)
+    try:
+        Worker(channel).run()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
