@@ -288,7 +288,11 @@ class _Session:
             self.ctx.descriptors[process.pid, fd] = file_id
             entries.append(
                 DescriptorImage(
-                    fd=fd, file_id=file_id, close_on_exec=bool(info.flags & os.O_CLOEXEC)
+                    fd=fd,
+                    file_id=file_id,
+                    close_on_exec=bool(info.flags & os.O_CLOEXEC),
+                    target=target,
+                    info=info.text,
                 )
             )
         return tuple(entries)

@@ -252,7 +252,7 @@ class FdInfo(Mapping[str, str]):
     def __init__(self, pid: int, fd: int, text: bytes) -> None:
         self._pid = pid
         self._fd = fd
-        self._text = text
+        self.text = text
         self._fields = parse_fields(text)
 
     def __getitem__(self, name: str) -> str:
@@ -283,7 +283,7 @@ class FdInfo(Mapping[str, str]):
 
     def lines(self, prefix: str) -> list[str]:
         """Every line that starts with `prefix`, for the kinds that print tables (epoll, inotify, locks)."""
-        return [line for line in self._text.decode().splitlines() if line.startswith(prefix)]
+        return [line for line in self.text.decode().splitlines() if line.startswith(prefix)]
 
 
 def fdinfo(pid: int, fd: int) -> FdInfo:

@@ -6,7 +6,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Union
+from typing import NamedTuple, TypeAlias
 
 from sls.image import DescriptorImage, Image, ProcessImage, ThreadImage
 from sls.resources import (
@@ -36,7 +36,7 @@ class Link(NamedTuple):
     target: bytes
 
 
-Entry = Union[File, Link, Mapping[str, "Entry"]]
+Entry: TypeAlias = "File | Link | Mapping[str, Entry]"
 
 
 def entries(process: ProcessImage, image: Image, read: MemoryReader) -> Mapping[str, Entry]:

@@ -298,7 +298,7 @@ def _transfer(
         wanted = sum(length for _, length in part)
         assert offset + moved + wanted <= len(local)
         mine = _IoVec(base + moved, wanted)
-        done = function(  # type: ignore[operator]
+        done: int = function(  # type: ignore[operator]
             pid, ctypes.byref(mine), 1, _vectors(part), len(part), 0
         )
         if done < 0:
