@@ -105,13 +105,14 @@ class BlockTable:
     def move(self, page_ids: Array, offset: int, size: int) -> Array:
         """Pages of known blocks now lie in the record at `offset`; the blocks that moved.
 
-        The record holds each of its blocks whole, in ascending order of the pages.
+        The record holds each of its blocks in one piece, in ascending order of the pages.
         """
         owners: Array = page_ids >> _SHIFT
-        blocks, starts = np.unique(owners, return_index=True)
+        blocks, starts, inverse = np.unique(owners, return_index=True, return_inverse=True)
         index, known = self.find(blocks)
         bits = (1 << (page_ids & _INDEX).astype(np.int64)).astype(np.int64)
-        masks = np.add.reduceat(bits, starts)
+        masks = np.zeros(len(blocks), np.int64)
+        np.bitwise_or.at(masks, inverse, bits)
         rows = self.rows
         for field, values in (
             ("unit", offset // UNIT_BYTES),
