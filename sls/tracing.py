@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from slos.errors import SlosError
@@ -161,7 +162,9 @@ class Tracing:
             future.set_exception(WorkerError("the tracer process ended unexpectedly; try again"))
         self._futures.clear()
         if not self._is_closing:
-            self._listener.failed("the tracer process has ended; the members go on, the next checkpoint starts another")
+            self._listener.failed(
+                "the tracer process has ended; the members go on, the next checkpoint starts another"
+            )
 
     def _take(self, message: FromWorker, descriptors: Sequence[int]) -> None:
         if isinstance(message, Captured):
@@ -225,7 +228,8 @@ class Tracing:
                 transaction.put(MANIFEST_OBJECT, captured.image)
                 for one in captured.objects:
                     _write_object(transaction, one, view)
-                info = transaction.commit(wait=False, name=self._names.pop(captured.serial, ""))
+                name = self._names.pop(captured.serial, "")
+                info = transaction.commit(wait=False, name=name, note=_note(captured))
         self._last = (captured.serial, info.epoch)
         return Committed(info.epoch, captured, time.time_ns() - captured.started_ns)
 
@@ -265,6 +269,28 @@ class Tracing:
     def kill(self) -> None:
         """End the worker at once, as a crash would; for tests."""
         self._process.send_signal(signal.SIGKILL)
+
+
+class CaptureNote(msgspec.Struct, frozen=True):
+    """What a generation's `info` tells of its capture: a JSON object. Times in nanoseconds."""
+
+    kind: str
+    processes: int
+    pages: int
+    stop_ns: int
+    stages_ns: dict[str, int]
+
+
+def _note(captured: Captured) -> bytes:
+    return msgspec.json.encode(
+        CaptureNote(
+            kind="delta" if captured.base else "full",
+            processes=len(captured.pids),
+            pages=captured.pages,
+            stop_ns=captured.stop_ns,
+            stages_ns=captured.stages_ns,
+        )
+    )
 
 
 def _pairs(packed: bytes) -> "np.ndarray[Any, np.dtype[np.uint64]]":
