@@ -174,10 +174,14 @@ class _Restore:
         if not wanted:
             return {}
         run = self._blank(process).run
-        calls = [call("pidfd_getfd", self._own_pidfd, self._ctx.descriptor(one), 0) for one in wanted]
+        calls = [
+            call("pidfd_getfd", self._own_pidfd, self._ctx.descriptor(one), 0) for one in wanted
+        ]
         low = [reply.check() for reply in run(calls)]
         free = self._ctx.first_free_fd
-        high = [reply.check() for reply in run([call("fcntl", fd, fcntl.F_DUPFD, free) for fd in low])]
+        high = [
+            reply.check() for reply in run([call("fcntl", fd, fcntl.F_DUPFD, free) for fd in low])
+        ]
         run([call("close", fd) for fd in low])
         return dict(zip(wanted, high, strict=True))
 

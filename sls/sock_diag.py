@@ -1,4 +1,4 @@
-"""What only NETLINK_SOCK_DIAG tells of sockets (sock_diag(7)): peers, pending connections, queue lengths; and SOCK_DESTROY.
+"""What only NETLINK_SOCK_DIAG tells (sock_diag(7)): peers, pending connections, queue lengths; and SOCK_DESTROY.
 
 Answers are of this process's network namespace. Knows the messages, no policy. Each function opens its own netlink
 socket, so calls from several threads do not meet.

@@ -63,6 +63,7 @@ TRACE_OPTIONS: Final = (
 )
 BIRTH_EVENTS: Final = (PTRACE_EVENT_CLONE, PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK)
 EXEC_EVENT: Final = PTRACE_EVENT_EXEC
+VFORK_EVENT: Final = PTRACE_EVENT_VFORK
 
 SIGINFO_BYTES: Final = 128
 SIGMASK_BYTES: Final = 8
@@ -83,6 +84,8 @@ SYSCALL_NUMBERS: Final[dict[str, int]] = {
     "kcmp": 312,
     "prlimit64": 302,
     "set_mempolicy_home_node": 450,
+    "epoll_pwait2": 441,
+    "mseal": 462,
 }
 
 
@@ -343,6 +346,13 @@ def read_memory(pid: int, address: int, length: int) -> bytes:
     return buffer.raw
 
 
+def write_memory(pid: int, address: int, data: bytes) -> None:
+    """Write `data` to `pid` at `address`; OSError EFAULT unless the process itself could write all of it."""
+    buffer = ctypes.create_string_buffer(data, len(data))
+    if write_memory_from(pid, [(address, len(data))], buffer) != len(data):
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT), f"pid {pid} at {address:#x}")
+
+
 def shared_array(view: memoryview) -> ctypes.Array[ctypes.c_char]:
     """A ctypes array over writable memory (an mmap), for the memory functions above; copies nothing."""
     return (ctypes.c_char * len(view)).from_buffer(view)
@@ -410,6 +420,12 @@ def clone_child(number: int) -> int:
     arguments = struct.pack("=11Q", _CLONE_FILES, 0, 0, 0, 0, 0, 0, 0, where, count, 0)
     buffer = ctypes.create_string_buffer(arguments, len(arguments))
     return syscall("clone3", ctypes.addressof(buffer), len(arguments))
+
+
+def mount(source: bytes, target: bytes, kind: bytes, flags: int) -> None:
+    """mount(2) without data."""
+    texts = [ctypes.create_string_buffer(text) for text in (source, target, kind)]
+    syscall("mount", *(ctypes.addressof(text) for text in texts), flags, 0)
 
 
 def take_identity(uid: int, gid: int, groups: Sequence[int]) -> None:

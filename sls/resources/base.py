@@ -358,8 +358,12 @@ class FileType(Generic[F]):
         """A new descriptor in this process. Status flags (O_NONBLOCK, O_APPEND …) are set by the caller."""
         raise NotImplementedError
 
-    def settle(self, ctx: RestoreContext, record: F, fd: int) -> None:
-        """Once every file is open and no process is made yet: what needs another file. Nothing by default."""
+    def settle(self, ctx: RestoreContext, record: F, fd: int) -> Iterator[None]:
+        """Once every file is open and no process is made yet: what needs other files. Nothing by default.
+
+        Each `yield` ends a round: all files end theirs before one begins the next.
+        """
+        yield from ()
 
     def link(
         self, ctx: RestoreContext, record: F, process: RestoredProcess, fd: int

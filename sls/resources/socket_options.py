@@ -1,4 +1,4 @@
-"""Socket options: everything that getsockopt(2) reads and setsockopt(2) takes, of socket(7), ip(7), ipv6(7), tcp(7), udp(7).
+"""Socket options: what getsockopt(2) reads and setsockopt(2) takes, of socket(7), ip(7), ipv6(7), tcp(7) and udp(7).
 
 Not a resource of its own: part of the record of each kind of socket. An option is set at restore only where the fresh
 socket differs, so what the program never touched follows the machine's defaults.

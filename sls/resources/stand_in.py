@@ -37,7 +37,19 @@ def run_as(identity: Identity, work: Callable[[], object]) -> bool:
     if identity == own_identity():
         work()
         return True
-    number = identity.pid
+    return _run_in_child(identity, work) == identity.pid
+
+
+def run_apart(work: Callable[[], object]) -> None:
+    """Run `work` in a child with this process's ids, so that directories and namespaces may be changed there."""
+    _run_in_child(own_identity(), work, is_numbered=False)
+
+
+def _run_in_child(
+    identity: Identity, work: Callable[[], object], *, is_numbered: bool = True
+) -> int:
+    """The number that the child had, or 0 when it was any."""
+    number = identity.pid if is_numbered else 0
     try:
         child = syscalls.clone_child(number)
     except OSError as error:
@@ -50,7 +62,7 @@ def run_as(identity: Identity, work: Callable[[], object]) -> bool:
     code = os.waitstatus_to_exitcode(os.waitpid(child, syscalls.WALL)[1])
     if code:
         raise OSError(abs(code), os.strerror(abs(code)), "in a stand-in process")
-    return number == identity.pid
+    return number
 
 
 def _end_as(identity: Identity, work: Callable[[], object]) -> None:

@@ -45,9 +45,15 @@ class TcpSocket(FileType[TcpSocketRecord]):
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> TcpSocketRecord:
         with socket_view(file.descriptor) as view:
-            state, backlog = _listening_state(view)
+            state, waiting, backlog = _listening_state(view)
             if state not in (sock_diag.TCP_LISTEN, sock_diag.TCP_CLOSE):
                 raise file.unsupported("an established TCP connection is not supported yet")
+            if state == sock_diag.TCP_LISTEN and waiting:
+                ctx.lose(
+                    file.pid,
+                    f"fd {file.fd}",
+                    f"{waiting} connection(s) that wait to be accepted end with a reset",
+                )
             return TcpSocketRecord(
                 file_id=file.file_id,
                 flags=file.flags,
@@ -69,10 +75,11 @@ class TcpSocket(FileType[TcpSocketRecord]):
         return view.detach()
 
 
-def _listening_state(view: socket.socket) -> tuple[int, int]:
-    """(state, backlog): struct tcp_info gives a listener's limit as `sacked` (net/ipv4/tcp.c)."""
+def _listening_state(view: socket.socket) -> tuple[int, int, int]:
+    """(state, waiting, backlog): of a listener, struct tcp_info gives both as `unacked`, `sacked` (net/ipv4/tcp.c)."""
     info = view.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-    return info[0], struct.unpack_from("=I", info, 28)[0]
+    waiting, backlog = struct.unpack_from("=II", info, 24)
+    return info[0], waiting, backlog
 
 
 def _bind_and_listen(view: socket.socket, local: InetAddress, backlog: int | None) -> None:

@@ -1,0 +1,48 @@
+"""tcp(7): listeners with address, backlog and options; a port in use; what the old client sees."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.sls.conftest import Kept
+from tests.sls.driver import PROGRAMS
+
+
+@pytest.mark.parametrize("mode", ["plain", "reuse"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "0.0.0.0", "::1", "::"], ids=["4", "any4", "6", "any6"]
+)
+def test_218_listener(kept: Kept, host: str, mode: str) -> None:
+    kept("tcp_listener.py", host, 3, mode)
+
+
+@pytest.mark.parametrize("backlog", [0, 4096])
+def test_218_backlog(kept: Kept, backlog: int) -> None:
+    kept("tcp_listener.py", "127.0.0.1", backlog, "plain")
+
+
+@pytest.mark.parametrize("mode", ["plain", "reuse"])
+def test_218_old_client_sees_a_reset(restored: Kept, tmp_path: Path, mode: str) -> None:
+    """A connection that waited to be accepted ends with a reset; the listener accepts new ones after the restore."""
+    command = [sys.executable, PROGRAMS / "tcp_client.py", tmp_path / "address", tmp_path / "end"]
+    with subprocess.Popen(command) as client:
+        restored("tcp_listener.py", "127.0.0.1", 3, mode, "pending")
+        client.wait(10)
+    assert (tmp_path / "end").read_text() == "ConnectionResetError"
+
+
+def test_218_port_in_use_is_named(restored: Kept, tmp_path: Path) -> None:
+    """Somebody else listens there by now."""
+    taken = []
+
+    def take() -> None:
+        host, port = (tmp_path / "address").read_text().split()
+        taken.append(socket.create_server((host, int(port))))
+
+    with pytest.raises(
+        pytest.fail.Exception, match=r"127\.0\.0\.1:\d+: Address already in use; end"
+    ):
+        restored("tcp_listener.py", "127.0.0.1", 3, "plain", between=take)

@@ -1,0 +1,22 @@
+"""udp(7): bound and connected sockets with queued datagrams and their senders."""
+
+import pytest
+
+from tests.sls.conftest import Kept
+
+
+@pytest.mark.parametrize("mode", ["bound", "connected"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "0.0.0.0", "::1", "::"], ids=["4", "any4", "6", "any6"]
+)
+def test_217_queue(kept: Kept, host: str, mode: str) -> None:
+    kept("udp.py", host, 100, 3, mode)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [(0, 2), (1, 0), (1, 100), (65507, 3)],
+    ids=["empty", "none", "many", "largest"],
+)
+def test_217_boundaries(kept: Kept, size: int, count: int) -> None:
+    kept("udp.py", "127.0.0.1", size, count, "bound")
