@@ -70,6 +70,12 @@ def restored(request: pytest.FixtureRequest, tmp_path: Path, binaries: Path) -> 
     return _Keeper(request.param, tmp_path, binaries)
 
 
+@pytest.fixture(params=[pytest.param(Way.CONFLICT, id="conflict", marks=pytest.mark.root)])
+def conflict(request: pytest.FixtureRequest, tmp_path: Path, binaries: Path) -> Kept:
+    """Captured, killed; then `between` takes something away, and the restore must say what is missing."""
+    return _Keeper(request.param, tmp_path, binaries)
+
+
 class Refused(Protocol):
     """Runs a program whose capture must raise UnsupportedResourceError; returns the words. The program ends well."""
 

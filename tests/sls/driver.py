@@ -22,7 +22,7 @@ import msgspec
 
 from sls import image, proc, syscalls
 from sls.capture import Capture, Tracer
-from sls.errors import SlsError, UnsupportedResourceError
+from sls.errors import RestoreConflictError, SlsError, UnsupportedResourceError
 from sls.resources import Loss
 from sls.restore import restore
 from tests.fakes.contents import MemoryContents
@@ -51,10 +51,14 @@ class Way(enum.Enum):
     CONTINUED = "continued"
     RESTORED = "restored"
     REFUSED = "refused"
+    CONFLICT = "conflict"
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a run went. `failure` is empty when the program found everything as it should be."""
+    """How a run went. `failure` is empty when the program found everything as it should be.
+
+    `refusal`: the words of the capture that was refused, or of the restore.
+    """
 
     failure: str = ""
     losses: tuple[Loss, ...] = ()
@@ -146,8 +150,9 @@ class _Run:
             self._start()
             self._wait_ready()
             _WAYS[self._way](self)
-            self._go.touch()
-            self._wait_end()
+            if self._way is not Way.CONFLICT:
+                self._go.touch()
+                self._wait_end()
         except (ProgramError, SlsError) as error:
             failure = f"{self._way.value}: {error}"
         finally:
@@ -159,6 +164,8 @@ class _Run:
     def _start(self) -> None:
         """Its descriptors are /dev/null and the output file, then those of the test."""
         os.chdir(self._directory)
+        for fd in proc.entries(os.getpid(), "fd"):
+            _keep_from_heirs(fd)
         actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(self._output), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
@@ -212,7 +219,7 @@ class _Run:
             capture = self._capture(tracer)
             after = [_visible_state(pid) for pid in self._tree()]
             _compare(before, after)
-            self._losses = capture.image.losses
+            self._losses += capture.image.losses
         tracer.stop_tracking()
         self._between()
 
@@ -220,14 +227,14 @@ class _Run:
         tracer = Tracer()
         for _ in range(ROUNDS):
             capture = self._capture(tracer)
-            self._losses = capture.image.losses
+            self._losses += capture.image.losses
             contents = MemoryContents(capture, tracer.buffer)
             tracer.stop_tracking()
             _end_children()
             self._between()
             kept = image.decode(image.encode(capture.image))
             assert kept == capture.image, "what is decoded is what was encoded"
-            self._notes = restore(kept, contents).notes
+            self._notes += restore(kept, contents).notes
 
     def be_refused(self) -> None:
         before = [_visible_state(pid) for pid in self._tree()]
@@ -239,6 +246,20 @@ class _Run:
             raise ProgramError("was captured; it should have been refused")
         _compare(before, [_visible_state(pid) for pid in self._tree()])
 
+    def conflict(self) -> None:
+        tracer = Tracer()
+        capture = self._capture(tracer)
+        _end_children()
+        self._between()
+        try:
+            restore(capture.image, MemoryContents(capture, tracer.buffer))
+        except RestoreConflictError as error:
+            self._refusal = str(error)
+        else:
+            raise ProgramError("was restored; the restore should have been refused")
+        if left := proc.descendants(os.getpid()):
+            raise ProgramError(f"a failed restore left {left} behind")
+
     def _capture(self, tracer: Tracer) -> Capture:
         return tracer.capture(self._tree, full=True, track=False)
 
@@ -248,7 +269,15 @@ _WAYS: Final = {
     Way.CONTINUED: _Run.go_on,
     Way.RESTORED: _Run.come_back,
     Way.REFUSED: _Run.be_refused,
+    Way.CONFLICT: _Run.conflict,
 }
+
+
+def _keep_from_heirs(fd: int) -> None:
+    try:
+        os.set_inheritable(fd, False)
+    except OSError:  # the descriptor of the listing itself
+        return
 
 
 def _end_children() -> None:
