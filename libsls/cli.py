@@ -395,24 +395,29 @@ def _flatten(state: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str
 def log(oid: int, follow: bool) -> None:
     """Print a partition's events."""
     partition = Partition(oid)
-    sys.stdout.buffer.write(partition.read(File.LOG))
-    sys.stdout.flush()
+    text = partition.read(File.LOG)
+    _write(text)
     if follow:
-        _follow(partition.path / File.LOG)
+        _follow(partition.path / File.LOG, len(text))
 
 
-def _follow(path: Path) -> None:
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.flush()
+
+
+def _follow(path: Path, position: int) -> None:
     with path.open("rb", buffering=0) as file:
-        position = file.seek(path.stat().st_size)
         poller = select.poll()
         poller.register(file, select.POLLIN)
         while True:
             data = os.pread(file.fileno(), 1 << 16, position)
             position += len(data)
-            sys.stdout.buffer.write(data)
-            sys.stdout.flush()
+            _write(data)
             if not data:
                 poller.poll()
+                if path.stat().st_size < position:
+                    position = 0  # the log dropped its oldest half
 
 
 if __name__ == "__main__":

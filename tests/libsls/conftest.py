@@ -1,0 +1,49 @@
+"""A mount on fake partitions, found by $SLFS_MOUNT."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounts import FAKE, Mounted, mounting
+
+Slsctl = Callable[..., "subprocess.CompletedProcess[str]"]
+LAUNCHER = Path(__file__).parents[2] / "tools" / "slsctl"
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounted]:
+    with mounting(tmp_path, FAKE) as make:
+        mounted = make().mount()
+        monkeypatch.setenv("SLFS_MOUNT", str(mounted.place))
+        yield mounted
+
+
+@pytest.fixture
+def slsctl(mounted: Mounted) -> Slsctl:
+    """`slsctl(*arguments)`: the program's outcome."""
+
+    def run(*arguments: object, timeout: float = 30) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, str(LAUNCHER), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            check=False,
+            env=os.environ.copy(),
+        )
+
+    return run
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """The pid of a process that ends with the test."""
+    process = subprocess.Popen(["sleep", "300"], start_new_session=True)
+    yield process.pid
+    process.kill()
+    process.wait()
