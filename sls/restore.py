@@ -29,7 +29,7 @@ from sls.resources import (
     Loss,
     RestoreContext,
     Stage,
-    final_registers,
+    resume_registers,
 )
 
 _STATUS_FLAGS: Final = os.O_APPEND | os.O_NONBLOCK | os.O_DIRECT | os.O_NOATIME | 0o20000  # O_ASYNC
@@ -163,9 +163,12 @@ class _Restore:
                 self._ctx.file_descriptors[record.file_id] = self._ctx.inheritable(fd)
             finally:
                 os.close(fd)
-        for record in records:
-            fd = self._ctx.descriptor(record.file_id)
-            kinds[type(record)].settle(self._ctx, record, fd)
+        rounds = [
+            kinds[type(record)].settle(self._ctx, record, self._ctx.descriptor(record.file_id))
+            for record in records
+        ]
+        while rounds:
+            rounds = [one for one in rounds if next(one, self) is None]
 
     def _late_sources(self, process: ProcessImage) -> dict[int, int]:
         """Late file id → descriptor in `process`, fetched from this process by pidfd_getfd(2)."""
@@ -281,7 +284,7 @@ class _Restore:
             for thread in process.threads:
                 state = thread.state
                 syscalls.set_xstate(thread.tid, state.xstate)
-                syscalls.set_registers(thread.tid, final_registers(state))
+                syscalls.set_registers(thread.tid, resume_registers(thread.tid, state))
                 syscalls.set_sigmask(thread.tid, state.sigmask)
 
     def _remove_arena(self, blank: BlankProcess) -> None:
