@@ -16,6 +16,7 @@ from slos.format import LEAF_ENTRIES, SIZE_PAGE, Array, Draft, encode_leaf
 
 FANOUT = 8
 _CLASS_ENTRIES = 256
+_INDEXED_OBJECTS = 256
 _NONE = np.zeros(0, np.uint64)
 
 
@@ -38,7 +39,7 @@ EMPTY = Entries(_NONE, _NONE, _NONE)
 class View:
     """Entries with the place of each object's part found."""
 
-    __slots__ = ("entries", "objects", "starts")
+    __slots__ = ("_index", "entries", "objects", "starts")
 
     def __init__(self, entries: Entries):
         self.entries = entries
@@ -48,25 +49,38 @@ class View:
             firsts = np.flatnonzero(np.diff(column, prepend=~column[:1]))
         self.objects = column[firsts]
         self.starts = np.append(firsts, len(column))
+        few = len(firsts) <= _INDEXED_OBJECTS
+        self._index = (
+            dict(zip(self.objects.tolist(), range(len(firsts)), strict=True)) if few else None
+        )
 
     def part(self, object_id: int) -> tuple[Array, Array]:
         """(pages, ids) of one object."""
-        index = int(np.searchsorted(self.objects, np.uint64(object_id)))
-        if index == len(self.objects) or self.objects[index] != object_id:
+        index = self._place(object_id)
+        if index is None:
             return _NONE, _NONE
         span = slice(int(self.starts[index]), int(self.starts[index + 1]))
         return self.entries.pages[span], self.entries.ids[span]
 
+    def _place(self, object_id: int) -> int | None:
+        if self._index is not None:
+            return self._index.get(object_id)
+        index = int(self.objects.searchsorted(np.uint64(object_id)))
+        known = index < len(self.objects) and self.objects[index] == object_id
+        return index if known else None
+
     def slice(self, object_id: int, first: int, last: int) -> tuple[Array, Array]:
         """(pages, ids) of one object with first ≤ page < last."""
         pages, ids = self.part(object_id)
-        low, high = np.searchsorted(pages, np.array([first, last], np.uint64))
+        if not len(pages):
+            return pages, ids
+        low, high = pages.searchsorted(np.array([first, last], np.uint64))
         return pages[low:high], ids[low:high]
 
     def get(self, object_id: int, page: int) -> int | None:
         """The id at one key, None where the run says nothing about it."""
         pages, ids = self.part(object_id)
-        index = int(np.searchsorted(pages, np.uint64(page)))
+        index = int(pages.searchsorted(np.uint64(page)))
         if index == len(pages) or pages[index] != page:
             return None
         return int(ids[index])
