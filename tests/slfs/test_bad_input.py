@@ -1,0 +1,269 @@
+"""What nobody should ask for, on real processes: refused at the write, in words, without harm."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from sls import proc
+from sls.errors import TaskDiedError
+from tests.libsls.conftest import LAUNCHER
+from tests.mounts import REAL, Mounted, is_alive, load, mounting, wait_until
+from tests.slfs.conftest import Spawn
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+COUNT = """
+import time
+number = 0
+while True:
+    number += 1
+    print(number, flush=True)
+    time.sleep(0.001)
+"""
+
+
+@pytest.fixture
+def partition(real_mount: Mounted) -> Path:
+    return real_mount.partition(1, create=True)
+
+
+def refused(path: Path, text: str) -> int:
+    """The errno of a write that must be refused."""
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError) as caught:
+        file.write(text.encode())
+    assert caught.value.errno is not None
+    return caught.value.errno
+
+
+def check_refused(partition: Path, pid: int, codes: set[int], words: str) -> None:
+    """By the control file and by slsctl; nothing changes, and the reason stands in log and status."""
+    assert refused(partition / "attach", str(pid)) in codes
+    reason = load(partition / "status")["last_error"]
+    assert words in reason
+    assert reason in (partition / "log").read_text()
+    command = [sys.executable, str(LAUNCHER), "attach", "-o", "1", "-p", str(pid)]
+    outcome = subprocess.run(
+        command,
+        env=os.environ | {"SLFS_MOUNT": str(partition.parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (outcome.returncode, words in outcome.stderr) == (1, True), outcome.stderr
+    assert (partition / "attach").read_text() == ""
+
+
+def test_a_pid_that_does_not_exist(partition: Path) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    check_refused(partition, process.pid, {errno.ESRCH}, "does not exist")
+
+
+def test_a_kernel_thread(partition: Path) -> None:
+    threads = [pid for pid in all_pids() if proc.stat(pid).is_kernel_thread]
+    if not threads:
+        pytest.skip("this pid namespace shows no kernel thread")
+    check_refused(partition, threads[0], {errno.EINVAL}, "kernel thread")
+
+
+def all_pids() -> Iterator[int]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                proc.stat(int(name))
+            except TaskDiedError:
+                continue
+            yield int(name)
+
+
+def test_a_zombie(partition: Path) -> None:
+    process = subprocess.Popen(["true"])
+    wait_until(lambda: proc.stat(process.pid).is_zombie)
+    check_refused(partition, process.pid, {errno.ESRCH}, "zombie")
+    process.wait()
+
+
+def test_one_that_gdb_traces(partition: Path, spawn: Spawn) -> None:
+    pid = spawn().pid
+    with subprocess.Popen(
+        ["gdb", "-q", "-nx", "-p", str(pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as gdb:
+        wait_until(lambda: proc.status(pid)["TracerPid"] == str(gdb.pid))
+        check_refused(partition, pid, {errno.EBUSY, errno.EPERM}, f"traced by pid {gdb.pid}")
+        gdb.communicate(b"detach\nquit\n")
+    assert is_alive(pid)
+
+
+def test_the_daemon_itself(real_mount: Mounted, partition: Path) -> None:
+    check_refused(partition, real_mount.daemon, {errno.EINVAL}, "own")
+
+
+def test_a_thread_that_is_no_process(partition: Path, spawn: Spawn) -> None:
+    code = "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()"
+    pid = spawn(sys.executable, "-c", code).pid
+    wait_until(lambda: len(os.listdir(f"/proc/{pid}/task")) == 2)
+    (thread,) = (int(tid) for tid in os.listdir(f"/proc/{pid}/task") if int(tid) != pid)
+    check_refused(partition, thread, {errno.EINVAL}, "thread")
+
+
+def test_one_in_a_partition_already(real_mount: Mounted, partition: Path, spawn: Spawn) -> None:
+    pid = spawn().pid
+    other = real_mount.partition(2, create=True)
+    (other / "attach").write_text(str(pid))
+    check_refused(partition, pid, {errno.EBUSY}, "partition 2")
+    assert refused(other / "attach", str(pid)) == errno.EEXIST
+    assert (other / "attach").read_text() == f"{pid}\n"
+
+
+def test_x21_two_partitions_do_not_see_each_other(real_mount: Mounted, spawn: Spawn) -> None:
+    one, two = (real_mount.partition(oid, create=True) for oid in (1, 2))
+    pids = [spawn().pid for _ in range(2)]
+    for partition, pid in zip((one, two), pids, strict=True):
+        (partition / "attach").write_text(str(pid))
+    os.utime(one / "checkpoint")
+    assert os.listdir(one / "generations/latest/processes") == [str(pids[0])]
+    assert os.listdir(two / "generations") == []
+    assert refused(two / "restore", "1") == errno.ENOENT
+    assert (two / "attach").read_text() == f"{pids[1]}\n"
+    one.rmdir()
+    assert all(map(is_alive, pids))
+
+
+def test_x22_a_pid_in_use_is_named(partition: Path, spawn: Spawn) -> None:
+    process = spawn()
+    (partition / "attach").write_text(str(process.pid))
+    os.utime(partition / "checkpoint")
+    assert refused(partition / "restore", "daemon") == errno.EEXIST
+    assert str(process.pid) in load(partition / "status")["last_error"]
+    assert is_alive(process.pid)
+    assert (partition / "attach").read_text() == f"{process.pid}\n"
+
+
+def test_a_restore_without_its_generation(partition: Path) -> None:
+    assert refused(partition / "restore", "daemon") == errno.ENOENT
+    assert refused(partition / "restore", "7 daemon") == errno.ENOENT
+    assert "generation" in load(partition / "status")["last_error"]
+
+
+def test_x26_a_failed_checkpoint_leaves_the_earlier_ones(partition: Path, spawn: Spawn) -> None:
+    """A process that takes on something that cannot be kept: refused by name, and it goes on."""
+    code = (
+        "import ctypes, signal, time\n"
+        "def take(*_):\n"
+        "    ctypes.CDLL(None).syscall(425, 8, (ctypes.c_char * 120)())\n"  # io_uring_setup
+        "signal.signal(signal.SIGUSR1, take)\n"
+        "while True: time.sleep(0.01)\n"
+    )
+    process = spawn(sys.executable, "-c", code)
+    wait_until(lambda: int(proc.status(process.pid)["SigCgt"], 16) & 1 << signal.SIGUSR1 - 1)
+    (partition / "attach").write_text(str(process.pid))
+    os.utime(partition / "checkpoint")
+    process.send_signal(signal.SIGUSR1)
+    links = Path(f"/proc/{process.pid}/fd")
+    wait_until(lambda: any("io_uring" in os.readlink(link) for link in links.iterdir()))
+    with pytest.raises(OSError) as caught:
+        os.utime(partition / "checkpoint")
+    assert caught.value.errno == errno.EOPNOTSUPP
+    assert "io_uring" in load(partition / "status")["last_error"]
+    assert (partition / "checkpoint").read_text() == "1\n"
+    assert is_running(process.pid)
+    process.kill()
+    process.wait()
+    (partition / "restore").write_text("daemon")
+    (restored,) = map(int, (partition / "attach").read_text().split())
+    assert is_running(restored)
+    kill_restored(partition)
+
+
+def has_ended(pid: int) -> bool:
+    return not is_alive(pid)
+
+
+def goes_on(counter: Callable[[], int], seen: int) -> bool:
+    return counter() > seen
+
+
+def is_running(pid: int) -> bool:
+    return proc.stat(pid).state in "RS"
+
+
+def kill_restored(partition: Path) -> None:
+    for pid in map(int, (partition / "attach").read_text().split()):
+        os.kill(pid, signal.SIGKILL)
+        wait_until(partial(has_ended, pid))
+
+
+# --- the daemon is killed ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> Iterator[Callable[[], int]]:
+    """A program that counts into a file; yields a function: its newest number, pid as attribute."""
+    output = tmp_path / "count"
+    with output.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-c", COUNT], stdout=file)
+
+    def newest() -> int:
+        lines = output.read_bytes().split(b"\n")
+        return int(lines[-2]) if len(lines) > 1 else 0
+
+    newest.pid = process.pid  # type: ignore[attr-defined]
+    yield newest
+    process.kill()
+    process.wait()
+    numbers = [int(line) for line in output.read_bytes().split(b"\n")[:-1]]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.crash
+def test_the_daemon_killed_at_random_harms_nobody(
+    tmp_path: Path, counter: Callable[[], int]
+) -> None:
+    """100 times: SIGKILL during checkpoints; the application runs on, what was durable is there."""
+    pid: int = counter.pid  # type: ignore[attr-defined]
+    chance = random.Random(2)
+    with mounting(tmp_path, REAL) as make:
+        mounted = make()
+        durable = 0
+        for _ in range(100):
+            mounted.mount()
+            partition = mounted.partition(1, create=not durable and not partition_exists(mounted))
+            epochs = sorted(map(int, filter(str.isdigit, os.listdir(partition / "generations"))))
+            assert not durable or durable in epochs
+            (partition / "attach").write_text(str(pid))
+            (partition / "retain").write_text("3")
+            durable = checkpoint_and_kill(mounted, partition, chance.random() * 0.05)
+            seen = counter()
+            wait_until(partial(goes_on, counter, seen))
+            assert proc.status(pid)["TracerPid"] == "0"
+            subprocess.run(["umount", "--lazy", str(mounted.place)], check=True)
+
+
+def partition_exists(mounted: Mounted) -> bool:
+    return mounted.partition(1).exists()
+
+
+def checkpoint_and_kill(mounted: Mounted, partition: Path, delay: float) -> int:
+    """One durable generation, then one under which the daemon is killed; the durable one's number."""
+    with (partition / "checkpoint").open("r+b", buffering=0) as file:
+        file.write(b"\n")
+        os.fsync(file.fileno())
+        durable = int(os.pread(file.fileno(), 64, 0))
+    with subprocess.Popen(["touch", str(partition / "checkpoint")], stderr=subprocess.DEVNULL):
+        time.sleep(delay)  # the instant of the kill is what is tested
+        os.kill(mounted.daemon, signal.SIGKILL)
+        mounted.wait_ended()
+    return durable
