@@ -49,6 +49,7 @@ def spawn() -> Iterator[Spawn]:
             command or ("sleep", "300"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         started.append(process)

@@ -213,7 +213,12 @@ def counter(tmp_path: Path) -> Iterator[Callable[[], int]]:
     """A program that counts into a file; yields a function: its newest number, pid as attribute."""
     output = tmp_path / "count"
     with output.open("wb") as file:
-        process = subprocess.Popen([sys.executable, "-c", COUNT], stdout=file)
+        process = subprocess.Popen(
+            [sys.executable, "-c", COUNT],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.DEVNULL,
+        )
 
     def newest() -> int:
         lines = output.read_bytes().split(b"\n")
