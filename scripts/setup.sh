@@ -98,7 +98,7 @@ build_environment() {
         "$python" -m venv --clear "$venv"
     fi
     "$venv/bin/python" -m pip install -q --disable-pip-version-check \
-        --editable "$root[fuse,dev]" >&2
+        --editable "${root}[fuse,dev]" >&2
     printf '%s\n' "$wanted" >"$stamp"
 }
 

@@ -264,7 +264,10 @@ def partition_exists(mounted: Mounted) -> bool:
 def checkpoint_and_kill(mounted: Mounted, partition: Path, delay: float) -> int:
     """One durable generation, then one under which the daemon is killed; the durable one's number."""
     with (partition / "checkpoint").open("r+b", buffering=0) as file:
-        file.write(b"\n")
+        try:
+            file.write(b"\n")
+        except OSError as error:
+            raise AssertionError((partition / "log").read_text()) from error
         os.fsync(file.fileno())
         durable = int(os.pread(file.fileno(), 64, 0))
     with subprocess.Popen(["touch", str(partition / "checkpoint")], stderr=subprocess.DEVNULL):
