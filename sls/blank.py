@@ -6,7 +6,9 @@ are to hold, and the arena at an address that is free in all of them. All others
 stop from its birth on. Single-threaded: ptrace belongs to one thread.
 """
 
+import errno
 import os
+import resource
 import signal
 import struct
 from collections.abc import Callable, Sequence
@@ -25,6 +27,9 @@ _THREAD_FLAGS: Final = (
     _CLONE_VM | _CLONE_FS | _CLONE_FILES | _CLONE_SIGHAND | _CLONE_THREAD | _CLONE_SYSVSEM
 )
 _ALL_SIGNALS: Final = (1 << 64) - 1
+_STOP_SIGNALS: Final = frozenset(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT}
+_WALL: Final = syscalls.WALL
+_PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def _elf() -> bytes:
@@ -55,20 +60,20 @@ def _elf() -> bytes:
 class BlankThread:
     """One stopped thread of a blank process."""
 
-    def __init__(self, pid: int, tid: int) -> None:
+    def __init__(self, pid: int, tid: int, stop_signal: int = signal.SIGURG) -> None:
         self.tid = tid
-        self.borrowed = Borrowed(
-            pid, tid, syscalls.get_registers(tid), _ALL_SIGNALS, int(signal.SIGURG)
-        )
+        self.borrowed = Borrowed(pid, tid, syscalls.get_registers(tid), _ALL_SIGNALS, stop_signal)
 
 
 class BlankProcess:
     """A process on its way back; satisfies `sls.resources.RestoredProcess`."""
 
-    def __init__(self, forest: "Forest", pid: int, sid: int) -> None:
-        self.pid = pid
-        self.sid = sid
-        self.threads: dict[int, BlankThread] = {pid: BlankThread(pid, pid)}
+    def __init__(self, forest: "Forest", image: ProcessImage) -> None:
+        self.pid = image.pid
+        self.sid = image.sid
+        # one that does not wait in the image: it would be delivered here
+        self.stop_signal = max(_STOP_SIGNALS - image.queued_signals(), default=int(signal.SIGURG))
+        self.threads = {image.pid: BlankThread(image.pid, image.pid, self.stop_signal)}
         self.layout: Sequence[VmaLine] = forest.layout
         self.spare_address = forest.spare_address
         self._forest = forest
@@ -95,8 +100,10 @@ class Forest:
         self.processes: dict[int, BlankProcess] = {}
         self._filler = filler
         self._image = image
-        self._groups: dict[int, int] = {}
-        self._extra: list[int] = []  # seed and stand-in leaders, ended by `release`
+        self.notes: list[str] = []
+        self._strays: list[ProcessImage] = []
+        self._leaders: dict[tuple[int, int], Borrowed] = {}
+        self._stand_ins: list[tuple[int, Borrowed | None]] = []  # with a parent that is no stranger
         layouts = [
             [VmaLine(vma.start, vma.end, "", 0, 0, 0, 0, b"") for vma in process.memory.vmas]
             for process in image.processes
@@ -121,14 +128,13 @@ class Forest:
             )
         finally:
             os.close(program)
-        self._extra.append(self.seed_pid)
         syscalls.seize(self.seed_pid)
         syscalls.interrupt(self.seed_pid)
         syscalls.wait_stop(self.seed_pid)
         maps = proc.parse_maps(proc.read(self.seed_pid, "maps"))
         seed = BlankThread(self.seed_pid, self.seed_pid)
         self._seed = seed
-        self.arena = Arena.create(seed.borrowed, maps, base)
+        self.arena = Arena.create(seed.borrowed, maps, base, is_inherited=True)
         self.layout = maps
 
     def fill(self, pid: int, object_id: int, writable: Sequence[tuple[int, int]]) -> None:
@@ -137,44 +143,115 @@ class Forest:
     # --- processes and threads ---
 
     def grow(self) -> None:
-        """Make every process and thread of the image, in their sessions and groups."""
-        leaders: dict[int, Borrowed] = {}
+        """Make every process and thread of the image, in their sessions and groups; zombies end at last."""
+        natural: list[ProcessImage] = []
+        strays: list[ProcessImage] = []
         for root in self._image.roots():
-            origin = leaders.get(root.sid)
-            if origin is None:
-                origin = self._seed.borrowed
-                if root.sid != root.pid:
-                    origin = leaders[root.sid] = self._stand_in_leader(root.sid)
-            self._make(root, origin, flags=_CLONE_PARENT)
+            (strays if self._is_stray(root) else natural).append(root)
+        for root in natural:
+            self._make_root(root)
+        for image in [*strays, *self._strays]:
+            self._make_stray(image)
         self._set_groups()
-        for process in self._image.processes:
-            self._make_threads(process)
+        for image in self._image.processes:
+            if image.exit_status is None:
+                self._make_threads(image)
+        self._end_stand_ins()
+        for image in self._image.processes:
+            if image.exit_status is not None:
+                self._end_zombie(image.pid, image.exit_status)
+
+    def _is_stray(self, root: ProcessImage) -> bool:
+        """Whether the root belongs to a session of the image that it did not inherit from this process."""
+        return root.sid not in (root.pid, os.getsid(0)) and any(
+            one.sid == root.sid and one.pid == root.sid for one in self._image.processes
+        )
+
+    def _make_root(self, root: ProcessImage) -> None:
+        origin = self._seed.borrowed
+        if root.sid not in (root.pid, os.getsid(0)):
+            origin = self._stand_in_leader(root.sid, origin, _CLONE_PARENT)
+        self._make(root, origin, _CLONE_PARENT)
 
     def _make(self, image: ProcessImage, origin: Borrowed, flags: int) -> None:
         """Make one process from `origin`, then its children: those of its birth session before it leaves that."""
-        pid = self._clone(origin, image.pid, flags)
-        process = BlankProcess(self, pid, image.sid)
-        self.processes[pid] = process
-        below = [one for one in self._image.processes if one.ppid == pid and one.pid != pid]
+        process = self._born(image, self._clone(origin, image.pid, flags, image.exit_signal))
+        below = [one for one in self._image.processes if one.ppid == image.pid != one.pid]
+        birth_session = proc.stat(image.pid).session
+        mine = process.threads[image.pid].borrowed
         leads = image.sid == image.pid
-        early = [one for one in below if leads and one.sid not in (image.sid, one.pid)]
-        mine = process.threads[pid].borrowed
+        early = [one for one in below if leads and one.sid == birth_session]
         for one in early:
             self._make(one, mine, 0)
         if leads:
             self.arena.run(mine, [call("setsid")])[0].check()
         for one in below:
-            if one not in early:
+            if one.sid in (one.pid, image.sid):
                 self._make(one, mine, 0)
+            elif one not in early:
+                self._strays.append(one)
 
-    def _clone(self, origin: Borrowed, wanted: int, flags: int) -> int:
+    def _born(self, image: ProcessImage, pid: int) -> BlankProcess:
+        process = self.processes[pid] = BlankProcess(self, image)
+        return process
+
+    def _make_stray(self, image: ProcessImage) -> None:
+        """Make a process whose session is not its parent's: an orphan that its parent took in, as a subreaper.
+
+        It is made in its session by someone who ends at once; then it is an orphan again. Where no process of the
+        session is left, a stand-in leads it.
+        """
+        parent = self.processes.get(image.ppid)
+        origin = self._ancestor_in_session(image)
+        if origin is not None:
+            self._make_orphan(image, origin, parent)
+        elif parent is None:
+            self._make_root(image)
+        else:
+            mine = parent.threads[parent.pid].borrowed
+            self._make(image, self._stand_in_leader(image.sid, mine, 0), _CLONE_PARENT)
+
+    def _ancestor_in_session(self, image: ProcessImage) -> BlankProcess | None:
+        """A process of the session from which an orphan comes to its parent: one below that parent."""
+        parents = {one.pid: one.ppid for one in self._image.processes}
+        for pid, process in self.processes.items():
+            above = pid
+            while above in parents and above != image.ppid:
+                above = parents[above]
+            if process.sid == image.sid and above == image.ppid:
+                return process
+        return None
+
+    def _make_orphan(
+        self, image: ProcessImage, origin: BlankProcess, parent: BlankProcess | None
+    ) -> None:
+        mine = origin.threads[origin.pid].borrowed
+        between = self._clone(mine, 0, 0)
+        borrowed = BlankThread(between, between).borrowed
+        self._make(image, borrowed, 0)
+        self._take_in(parent, 1)
+        _end([between])
+        self._take_in(parent, 0)
+        self.arena.run(mine, [call("wait4", between, 0, _WALL, 0)])
+
+    def _take_in(self, parent: BlankProcess | None, flag: int) -> None:
+        """Whether orphans go to `parent`; to this process when it is None."""
+        if parent is None:
+            syscalls.syscall("prctl", _PR_SET_CHILD_SUBREAPER, flag, 0, 0, 0)
+        else:
+            parent.run([call("prctl", _PR_SET_CHILD_SUBREAPER, flag)])[0].check()
+
+    def _clone(
+        self, origin: Borrowed, wanted: int, flags: int, exit_signal: int = signal.SIGCHLD
+    ) -> int:
         """clone3(2) in `origin`; `wanted` 0 takes any number. RestoreConflictError when the number is in use."""
-        exit_signal = 0 if flags & (_CLONE_PARENT | _CLONE_THREAD) else int(signal.SIGCHLD)
+        if flags & (_CLONE_PARENT | _CLONE_THREAD):
+            exit_signal = 0
         number = In(struct.pack("=i", wanted))
         arguments = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, int(wanted > 0), 0)
         pointers = ((64, number),) if wanted else ()
         (reply,) = self.arena.run(origin, [call("clone3", In(arguments, pointers), 88)])
-        if reply.failed and -reply.value == 17:
+        if reply.failed and -reply.value == errno.EEXIST:
             raise RestoreConflictError(
                 f"pid {wanted} is in use by {_name(wanted)}; end it, or restore with `kill` or `clone`"
             )
@@ -183,47 +260,54 @@ class Forest:
         syscalls.wait_stop(born)
         return born
 
-    def _stand_in_leader(self, sid: int) -> Borrowed:
-        """A process that leads the session `sid` whose real leader is not in the image; it ends when all is made."""
+    # --- sessions and groups ---
+
+    def _stand_in_leader(self, sid: int, origin: Borrowed, flags: int) -> Borrowed:
+        """A process that leads the session `sid` whose real leader is gone; it ends when all is made."""
+        known = self._leaders.get((sid, origin.pid))
+        if known is not None:
+            return known
         try:
-            pid = self._clone(self._seed.borrowed, sid, _CLONE_PARENT)
+            pid = self._clone(origin, sid, flags)
         except RestoreConflictError:
-            pid = self._clone(self._seed.borrowed, 0, _CLONE_PARENT)
-        self._extra.append(pid)
+            self.notes.append(
+                f"session {sid} has another leader now; a new session stands in for it"
+            )
+            pid = self._clone(origin, 0, flags)
+        self._stand_ins.append((pid, None if flags else origin))
         borrowed = BlankThread(pid, pid).borrowed
         self.arena.run(borrowed, [call("setsid")])[0].check()
+        self._leaders[sid, origin.pid] = borrowed
         return borrowed
 
     def _set_groups(self) -> None:
-        inside = {one.pid: one for one in self._image.processes}
+        inside = {one.pid for one in self._image.processes}
         leading = [one for one in self._image.processes if one.pgid == one.pid != one.sid]
         joining = [one for one in self._image.processes if one.pgid != one.pid]
         for one in leading:
             self.processes[one.pid].run([call("setpgid", 0, 0)])[0].check()
         for one in joining:
-            group = one.pgid
-            if group not in inside:
-                group = self._stand_in_group(one)
-            (reply,) = self.processes[one.pid].run([call("setpgid", 0, group)])
-            reply.check()
+            blank = self.processes[one.pid]
+            if proc.stat(one.pid).pgrp == one.pgid:
+                continue
+            (reply,) = blank.run([call("setpgid", 0, one.pgid)])
+            if reply.failed and one.pgid not in inside and self._stand_in_group(one):
+                (reply,) = blank.run([call("setpgid", 0, one.pgid)])
+            if reply.failed:
+                self.notes.append(
+                    f"process group {one.pgid} of pid {one.pid} belongs to others now"
+                )
 
-    def _stand_in_group(self, image: ProcessImage) -> int:
-        """A group for a process whose group leader is not in the image: of the old number if that is free."""
-        current = proc.stat(image.pid).pgrp
-        if current == image.pgid:
-            return current
-        known = self._groups.get(image.pgid)
-        if known is not None:
-            return known
+    def _stand_in_group(self, image: ProcessImage) -> bool:
+        """Make the group of a process whose group leader is gone. False when its number is taken."""
+        mine = self.processes[image.pid].threads[image.pid].borrowed
         try:
-            pid = self._clone(self.processes[image.pid].threads[image.pid].borrowed, image.pgid, 0)
+            pid = self._clone(mine, image.pgid, 0)
         except RestoreConflictError:
-            self._groups[image.pgid] = current
-            return current
-        self._extra.append(pid)
+            return False
+        self._stand_ins.append((pid, mine))
         self.arena.run(BlankThread(pid, pid).borrowed, [call("setpgid", 0, 0)])[0].check()
-        self._groups[image.pgid] = pid
-        return pid
+        return True
 
     def _make_threads(self, image: ProcessImage) -> None:
         process = self.processes[image.pid]
@@ -231,18 +315,43 @@ class Forest:
         for thread in image.threads:
             if thread.tid != image.pid:
                 tid = self._clone(leader, thread.tid, _THREAD_FLAGS)
-                process.threads[tid] = BlankThread(image.pid, tid)
+                process.threads[tid] = BlankThread(image.pid, tid, process.stop_signal)
+
+    # --- those that do not stay ---
+
+    def _end_stand_ins(self) -> None:
+        """Sessions and groups live on in their members. A parent that is a blank process waits for its child."""
+        _end([pid for pid, _ in self._stand_ins])
+        for pid, parent in self._stand_ins:
+            if parent is not None:
+                self.arena.run(parent, [call("wait4", pid, 0, _WALL, 0)])
+        self._stand_ins.clear()
+
+    def _end_zombie(self, pid: int, status: int) -> None:
+        """Let a process end as it ended; its parent is yet to wait for it."""
+        blank = self.processes.pop(pid)
+        number = status & 0x7F
+        try:
+            if not number:
+                blank.run([call("exit_group", status >> 8 & 0xFF)])
+            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+            syscalls.set_sigmask(pid, 0)
+            os.kill(pid, number)
+            while True:
+                syscalls.resume(pid, syscalls.wait_stop(pid).signal)
+        except TaskDiedError:
+            return
 
     # --- ends ---
 
     def release(self) -> None:
-        """End the seed and stand-ins; the restored processes stay."""
-        _end(self._extra)
+        """End the seed; the restored processes stay."""
+        _end([self.seed_pid])
         self.arena.close()
 
     def kill(self) -> None:
         """End everything that was made."""
-        _end([*self.processes, *self._extra])
+        _end([*self.processes, *(pid for pid, _ in self._stand_ins), self.seed_pid])
 
 
 def _own_style_layout() -> list[VmaLine]:

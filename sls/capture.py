@@ -7,12 +7,12 @@ written into the last one, so that the next holds only changes.
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from sls import proc, syscalls
-from sls.errors import TaskDiedError
+from sls.errors import SlsError, TaskDiedError
 from sls.freeze import Frozen, FrozenThread
 from sls.image import (
     FIRST_MEMORY_OBJECT,
@@ -41,10 +41,13 @@ from sls.resources import (
     THREAD_STATES,
     CaptureContext,
     CapturedProcess,
-    FileRecord,
+    FileType,
+    Memo,
     MemorySource,
     OpenFile,
 )
+from sls.sharing import refuse_foreign, refuse_shared
+from sls.sleep import Sleepers
 
 _CONTENT_OBJECTS = 1 << 32  # object numbers of contents other than private memory
 
@@ -72,14 +75,17 @@ class Capture(NamedTuple):
 class _Member:
     """What is remembered of one process between captures."""
 
-    def __init__(self, pid: int, start_time: int, object_id: int) -> None:
-        self.pid = pid
+    def __init__(self, tid: int, start_time: int, object_id: int) -> None:
         self.start_time = start_time
         self.object_id = object_id
-        self.tracker = PageTracker(pid)
+        self.tracker = PageTracker(tid)
+        self.memo = Memo()
+        self.arena: Arena | None = None  # one that stays in the process between captures
 
     def close(self) -> None:
         self.tracker.close()
+        if self.arena is not None:
+            self.arena.close()
 
 
 class Tracer:
@@ -91,6 +97,7 @@ class Tracer:
         self._next_object = FIRST_MEMORY_OBJECT
         self._kernel = platform.release()
         self._boot_id = proc.boot_id()
+        self._sleepers = Sleepers()
 
     def capture(
         self,
@@ -98,21 +105,24 @@ class Tracer:
         *,
         full: bool,
         track: bool,
+        stay: bool = False,
         buffer: CopyBuffer | None = None,
     ) -> Capture:
         """Stop `members` (asked again until no new one appears), take everything, let them go.
 
         A delta when every member was tracked since the last capture and not `full`. Raises UnsupportedResourceError,
         FreezeError, TaskDiedError; the tasks go on in any case. Bytes go into `buffer`, else into the tracer's own.
+        `stay`: the next capture follows soon, so the arenas stay in the processes; `leave` takes them out.
         """
         if buffer is None:
             buffer = self.buffer
             buffer.clear()
+        self._look_ahead(members(), full=full)
         clock = _Stages()
         with ExitStack() as cleanup:
-            frozen = cleanup.enter_context(Frozen(members))
+            frozen = cleanup.enter_context(Frozen(members, self._sleepers))
             clock.lap("freeze")
-            session = _Session(self, frozen, buffer, cleanup, track=track)
+            session = _Session(self, frozen, buffer, cleanup, track=track, stay=stay)
             clock.lap("prepare")
             image = session.read_all()
             clock.lap("read")
@@ -120,21 +130,48 @@ class Tracer:
             objects = session.copy_all(full=not is_delta)
             clock.lap("copy")
         clock.lap("thaw")
-        stop_ns = clock.total()
+        stop_ns = time.monotonic_ns() - frozen.since_ns
         self._forget_gone(session.pids)
         return Capture(
             image, objects, is_delta, stop_ns, clock.stages,
             sum(end - start for one in objects for start, end in one.ranges) // syscalls.PAGE_BYTES,
         )  # fmt: skip
 
-    def member(self, pid: int, start_time: int) -> _Member:
+    def _look_ahead(self, pids: Iterable[int], *, full: bool) -> None:
+        """Read what is slow before the stop: of everyone for a full capture, else of who is new."""
+        for pid in pids:
+            known = self._members.get(pid)
+            if known is not None and not full:
+                continue
+            try:
+                member = self.member(pid, pid, proc.start_time(pid))
+                member.memo.clear()
+                for state in PROCESS_STATES:
+                    state.look_ahead(pid, member.memo)
+            except (TaskDiedError, PermissionError):
+                continue  # the freeze will tell
+
+    def leave(self, members: Callable[[], Iterable[int]]) -> None:
+        """Take the arenas out of the processes and end tracking: nothing of ours is left in them."""
+        staying = [member for member in self._members.values() if member.arena is not None]
+        try:
+            if staying:
+                with ExitStack() as cleanup:
+                    frozen = cleanup.enter_context(Frozen(members, self._sleepers))
+                    _Session(self, frozen, self.buffer, cleanup, track=False, stay=False)
+        except SlsError:
+            return  # they have ended, or cannot be stopped now: a mapping that nobody uses stays
+        finally:
+            self._forget_gone([])
+
+    def member(self, pid: int, tid: int, start_time: int) -> _Member:
         """What is remembered of that process; new when it is another one of the same number."""
         known = self._members.get(pid)
         if known is not None and known.start_time == start_time:
             return known
         if known is not None:
             known.close()
-        self._members[pid] = _Member(pid, start_time, self._next_object)
+        self._members[pid] = _Member(tid, start_time, self._next_object)
         self._next_object += 1
         return self._members[pid]
 
@@ -147,10 +184,6 @@ class Tracer:
         for pid in set(self._members) - set(pids):
             self._members.pop(pid).close()
 
-    def stop_tracking(self) -> None:
-        """Let go of everything that is held in the tasks."""
-        self._forget_gone([])
-
     def describe_machine(self) -> tuple[str, str]:
         """(boot id, kernel release)."""
         return self._boot_id, self._kernel
@@ -159,38 +192,47 @@ class Tracer:
 class _Stages:
     def __init__(self) -> None:
         self.stages: dict[str, int] = {}
-        self._start = self._last = time.monotonic_ns()
+        self._last = time.monotonic_ns()
 
     def lap(self, name: str) -> None:
         now = time.monotonic_ns()
         self.stages[name] = now - self._last
         self._last = now
 
-    def total(self) -> int:
-        return self._last - self._start
-
 
 class _Session:
     """One stop: every process with its arena and borrowed threads. Cleanup goes through the caller's ExitStack."""
 
     def __init__(
-        self, tracer: Tracer, frozen: Frozen, buffer: CopyBuffer, cleanup: ExitStack, *, track: bool
+        self,
+        tracer: Tracer,
+        frozen: Frozen,
+        buffer: CopyBuffer,
+        cleanup: ExitStack,
+        *,
+        track: bool,
+        stay: bool,
     ) -> None:
         self._tracer = tracer
         self._buffer = buffer
         self._cleanup = cleanup
         self._frozen = frozen
+        self._stay = stay
         self.pids = sorted(frozen.processes)
         self.is_known = True
         self.processes: list[CapturedProcess] = []
         self._members: dict[int, _Member] = {}
         self._threads: dict[int, Borrowed] = {}
+        refuse_shared(frozen.processes.values())
         for pid in self._tree_order():
             self._prepare(pid, track)
         self.ctx = CaptureContext(self.processes, _CONTENT_OBJECTS)
+        cleanup.callback(self.ctx.close_adopted)
 
     def _tree_order(self) -> list[int]:
         """Parents before children."""
+        if len(self.pids) == 1:
+            return self.pids
         parents = {pid: proc.stat(pid).ppid for pid in self.pids}
 
         def depth(pid: int) -> int:
@@ -200,27 +242,42 @@ class _Session:
 
     def _prepare(self, pid: int, track: bool) -> None:
         frozen = self._frozen.processes[pid]
-        member = self._tracer.member(pid, proc.stat(pid).start_time_ticks)
+        member = self._tracer.member(pid, frozen.leader.tid, proc.start_time(pid))
+        self._members[pid] = member
         self.is_known &= member.tracker.is_tracking
-        process = CapturedProcess(frozen, member.object_id, is_tracked=member.tracker.is_tracking)
+        refuse_foreign(frozen)
+        process = CapturedProcess(
+            frozen, member.object_id, member.memo, is_tracked=member.tracker.is_tracking
+        )
         self._cleanup.callback(process.close)
         stop_signal = quiet_signal(process.status)
         for thread in frozen.threads.values():
             borrowed = Borrowed(pid, thread.tid, thread.registers, thread.sigmask, stop_signal)
             self._threads[thread.tid] = borrowed
         leader = self._threads[frozen.leader.tid]
-        process.arena = Arena.create(leader, process.maps, find_hole([process.maps], ARENA_BYTES))
+        process.arena = self._arena(process, member, leader)
         self._cleanup.callback(self._give_back, process)
         if track and not member.tracker.is_tracking and not member.tracker.lack:
             member.tracker.start(leader, process.arena, process.pidfd)
         self.processes.append(process)
-        self._members[pid] = member
+
+    @staticmethod
+    def _arena(process: CapturedProcess, member: _Member, leader: Borrowed) -> Arena:
+        """The arena that stayed, if it still is there (execve(2) takes it away), else a new one."""
+        if member.arena is not None:
+            if any(vma.start == member.arena.base for vma in process.maps):
+                return member.arena
+            member.arena.close()
+        member.arena = Arena.create(leader, process.maps, find_hole([process.maps], ARENA_BYTES))
+        return member.arena
 
     def _give_back(self, process: CapturedProcess) -> None:
         try:
             leader = self._threads[process.frozen.leader.tid]
-            assert process.arena is not None
-            process.arena.remove(leader, process.maps)
+            if not self._stay:
+                assert process.arena is not None
+                process.arena.remove(leader, process.maps)
+                self._members[process.pid].arena = None
             for tid in process.frozen.threads:
                 self._threads[tid].give_back()
         except TaskDiedError:
@@ -231,7 +288,7 @@ class _Session:
     def read_all(self) -> Image:
         """Every record of every resource."""
         tables = [self._descriptors(process) for process in self.processes]
-        files = [self._capture_file(file) for file in self.ctx.files.values()]
+        files = self._capture_files()
         processes = [
             self._process(process, table)
             for process, table in zip(self.processes, tables, strict=True)
@@ -241,8 +298,8 @@ class _Session:
             time_ns=time.time_ns(),
             boot_id=boot_id,
             kernel=kernel,
-            processes=tuple(processes),
-            files=tuple(files),
+            processes=(*processes, *self._zombies()),
+            files=files,
             contents=tuple(content for content, _ in self.ctx.contents),
             losses=tuple(self.ctx.losses),
         )
@@ -264,11 +321,22 @@ class _Session:
             threads.append(ThreadImage(tid=thread.tid, states=tuple(results[:count])))
             states = states or tuple(results[count:])
         threads.sort(key=lambda one: (one.tid != process.pid, one.tid))
-        stat = process.stat
+        stat = proc.stat(process.pid)
         return ProcessImage(
             pid=process.pid, ppid=stat.ppid, pgid=stat.pgrp, sid=stat.session, comm=stat.comm,
-            states=states, threads=tuple(threads), descriptors=descriptors,
+            states=states, threads=tuple(threads), descriptors=descriptors, exit_signal=stat.exit_signal,
+            is_stopped=any(thread.is_group_stopped for thread in process.frozen.threads.values()),
         )  # fmt: skip
+
+    def _zombies(self) -> Iterator[ProcessImage]:
+        for pid in sorted(self._frozen.zombies):
+            stat = proc.stat(pid)
+            if stat.exit_code & 0x80:
+                self.ctx.lose(pid, "exit status", "that it left a core is not told again")
+            yield ProcessImage(
+                pid=pid, ppid=stat.ppid, pgid=stat.pgrp, sid=stat.session, comm=stat.comm,
+                exit_status=stat.exit_code, exit_signal=stat.exit_signal,
+            )  # fmt: skip
 
     def _executor(
         self, process: CapturedProcess, thread: FrozenThread
@@ -281,9 +349,9 @@ class _Session:
 
     def _descriptors(self, process: CapturedProcess) -> tuple[DescriptorImage, ...]:
         entries = []
-        for fd in proc.entries(process.pid, "fd"):
-            target = proc.link(process.pid, f"fd/{fd}")
-            info = proc.fdinfo(process.pid, fd)
+        for fd in proc.entries(process.tid, "fd"):
+            target = proc.link(process.tid, f"fd/{fd}")
+            info = proc.fdinfo(process.tid, fd)
             file_id = self._file_id(process, fd, target, info)
             self.ctx.descriptors[process.pid, fd] = file_id
             entries.append(
@@ -301,7 +369,7 @@ class _Session:
         """The number of the open file description; kcmp(2) tells which descriptors share one."""
         for known in self.ctx.files.values():
             if known.target == target and known.flags == info.flags & ~os.O_CLOEXEC:
-                same = syscalls.kcmp(known.pid, process.pid, syscalls.KCMP_FILE, known.fd, fd)
+                same = syscalls.kcmp(known.pid, process.tid, syscalls.KCMP_FILE, known.fd, fd)
                 if same == 0:
                     return known.file_id
         file = OpenFile(process, fd, target, info, len(self.ctx.files) + 1)
@@ -309,12 +377,15 @@ class _Session:
         self.ctx.files[file.file_id] = file
         return file.file_id
 
-    def _capture_file(self, file: OpenFile) -> Any:
-        for kind in FILE_TYPES:
-            if kind.matches(file):
-                record: FileRecord = kind.capture(self.ctx, file)
-                return record
-        raise file.unsupported(f"{file.target.decode(errors='replace')} is not supported")
+    def _capture_files(self) -> tuple[Any, ...]:
+        """A record for each description, in the order of their numbers; queues first, for they may hold more."""
+        records: dict[int, Any] = {}
+        while left := [file for file in self.ctx.files.values() if file.file_id not in records]:
+            kinds = {file.file_id: _kind_of(file) for file in left}
+            queues = [file for file in left if kinds[file.file_id].holds_files]
+            for file in queues or left:
+                records[file.file_id] = kinds[file.file_id].capture(self.ctx, file)
+        return tuple(records[file_id] for file_id in sorted(records))
 
     # --- contents ---
 
@@ -332,9 +403,9 @@ class _Session:
             if not vma.is_shared and not process.is_arena(vma) and not vma.name.startswith((b"[v", b"[uprobes"))
         ]  # fmt: skip
         changes: Changes = self._members[process.pid].tracker.look(own, full=full)
-        memory = open_memory(process.pid)
+        memory = open_memory(process.tid)
         try:
-            offset = self._buffer.copy_ranges(process.pid, memory, changes.copied)
+            offset = self._buffer.copy_ranges(process.tid, memory, changes.copied)
         finally:
             os.close(memory)
         return CapturedObject(process.object_id, offset, changes.copied, changes.gone)
@@ -349,6 +420,13 @@ class _Session:
             position += end - start
         source.close()
         return CapturedObject(object_id, offset, ranges, [])
+
+
+def _kind_of(file: OpenFile) -> FileType[Any]:
+    for kind in FILE_TYPES:
+        if kind.matches(file):
+            return kind
+    raise file.unsupported(f"{file.target.decode(errors='replace')} is not supported")
 
 
 def encoded(capture: Capture) -> bytes:

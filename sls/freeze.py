@@ -1,18 +1,28 @@
 """Stop every thread of a set of processes at one instant; let them go again.
 
 Threads are SEIZEd and interrupted; whatever is born meanwhile is born stopped (PTRACE_O_TRACE…) and joins the set; the
-rounds end when none is new. Detaching resumes: if this process dies, the kernel detaches and the tasks go on.
-Single-threaded: ptrace belongs to one thread.
+rounds end when none is new. A set that cannot be stopped at the moment (vfork(2) keeps a parent asleep) goes on and is
+tried again a little later. Detaching resumes: if this process dies, the kernel detaches and the tasks go on.
+Single-threaded: ptrace belongs to one thread; one process-wide set of tasks that are yet to be let go.
 """
 
 import errno
+import os
 import signal
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from sls import proc, syscalls
 from sls.errors import FreezeError, TaskDiedError
-from sls.syscalls import Registers
+from sls.sleep import Sleepers, SleepingCall
+from sls.syscalls import SYSCALL_NUMBERS, Registers
+
+_PATIENCE_S: Final = 1.0
+_PAUSE_S: Final = 0.005
+_STOP_TIMEOUT_S: Final = 0.3
+_BIRTH_CALLS: Final = frozenset(SYSCALL_NUMBERS[name] for name in ("vfork", "clone", "clone3"))
 
 
 @dataclass(eq=False)
@@ -24,6 +34,7 @@ class FrozenThread:
     registers: Registers
     sigmask: int
     is_group_stopped: bool = False
+    sleeping_call: SleepingCall | None = None
 
 
 @dataclass(eq=False)
@@ -61,98 +72,180 @@ def _traced(pid: int, tracer: str) -> FreezeError:
     return FreezeError(pid, f"is traced by pid {tracer}; end that debugger first", errno.EBUSY)
 
 
-class Frozen:
-    """The stopped set. Use as a context manager: leaving lets every task go, also after an error."""
+class _MovedError(Exception):
+    """A task did something in the meantime (vfork, execve, an end) after which the set has to be stopped anew."""
 
-    def __init__(self, members: Callable[[], Iterable[int]]) -> None:
+
+class Frozen:
+    """The stopped set. Use as a context manager: leaving lets every task go, also after an error.
+
+    `zombies`: members that have ended while their parent, a member as well, has yet to wait for them.
+    `since_ns`: when the first one was asked to stop.
+    """
+
+    def __init__(
+        self, members: Callable[[], Iterable[int]], sleepers: Sleepers | None = None
+    ) -> None:
         self._members = members
+        self._sleepers = sleepers or Sleepers()
+        self._clear()
+
+    def _clear(self) -> None:
         self.processes: dict[int, FrozenProcess] = {}
+        self.zombies: set[int] = set()
+        self.since_ns = 0
         self._tids: dict[int, int] = {}
+        self._stopped: set[int] = set()
 
     def __enter__(self) -> "Frozen":
-        try:
-            while self._freeze_new():
-                pass
-        except TimeoutError as error:
-            self.thaw()
-            raise FreezeError(
-                min(self._tids, default=0), f"cannot be stopped: {error}", errno.EAGAIN
-            ) from error
-        except BaseException:
-            self.thaw()
-            raise
-        return self
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                self._freeze_all()
+                return self
+            except (_MovedError, TimeoutError) as error:
+                culprit = min(self._tids.values(), default=0)
+                self.thaw()
+                if time.monotonic() > deadline:
+                    reason = f"cannot be stopped at the moment: {error}; try again"
+                    raise FreezeError(culprit, reason, errno.EAGAIN) from error
+                time.sleep(_PAUSE_S)
+            except BaseException:
+                self.thaw()
+                raise
 
     def __exit__(self, *_: object) -> None:
         self.thaw()
 
-    def _freeze_new(self) -> bool:
-        new = self._seize_new()
-        for pid, tid in new:
-            self._settle(pid, tid)
-        return bool(new)
+    def _freeze_all(self) -> None:
+        let_go_strays()
+        self._clear()
+        missing: set[int] = set()
+        while True:
+            gone: set[int] = set()
+            new = self._seize_new(gone)
+            if not new:
+                if lost := gone & missing:
+                    raise FreezeError(min(lost), "does not exist any more; detach it", errno.ESRCH)
+                if not gone:
+                    break
+            missing = gone
+            self.since_ns = self.since_ns or time.monotonic_ns()
+            for pid, tid in new:
+                self._interrupt(pid, tid)
+            for pid, tid in new:
+                self._settle(pid, tid)
+        self._keep_only_children(self.zombies)
+        if not self.processes:
+            raise FreezeError(min(self._members(), default=0), "has ended; detach it", errno.ESRCH)
 
-    def _seize_new(self) -> list[tuple[int, int]]:
+    def _keep_only_children(self, zombies: set[int]) -> None:
+        for pid in list(zombies):
+            try:
+                if proc.stat(pid).ppid in self.processes:
+                    continue
+            except TaskDiedError:
+                pass
+            zombies.discard(pid)
+
+    # --- becoming the tracer ---
+
+    def _seize_new(self, gone: set[int]) -> list[tuple[int, int]]:
         new = []
         for pid in self._members():
-            for tid in self._threads(pid):
-                if tid not in self._tids and self._seize(pid, tid):
+            try:
+                tids = proc.entries(pid, "task")
+            except TaskDiedError:
+                if pid in self.processes:
+                    raise
+                gone.add(pid)
+                continue
+            known = self.processes.get(pid)
+            if known is not None and not known.threads.keys() <= set(tids):
+                raise _MovedError(f"a thread of pid {pid} ended")
+            for tid in tids:
+                if tid not in self._tids and self._seize(pid, tid, is_last=len(tids) == 1):
                     new.append((pid, tid))
         return new
 
-    def _threads(self, pid: int) -> list[int]:
-        try:
-            return proc.entries(pid, "task")
-        except TaskDiedError:
-            if pid in self.processes:
-                raise
-            raise FreezeError(pid, "does not exist any more; detach it", errno.ESRCH) from None
-
-    def _seize(self, pid: int, tid: int) -> bool:
+    def _seize(self, pid: int, tid: int, *, is_last: bool) -> bool:
+        if self._sleepers.look(tid) in _BIRTH_CALLS and _is_uninterruptible(tid):
+            raise _MovedError("it waits for a child that it made with vfork(2)")
         try:
             syscalls.seize(tid)
-            self._tids[tid] = pid
-            syscalls.interrupt(tid)
         except TaskDiedError:
             return False
         except PermissionError as error:
-            return self._explain_refusal(pid, tid, error)
+            if self._explain_refusal(pid, tid, error) and is_last:
+                self.zombies.add(pid)
+            return False
+        self._tids[tid] = pid
         return True
 
     @staticmethod
     def _explain_refusal(pid: int, tid: int, error: PermissionError) -> bool:
+        """Whether the task is a zombie: a dead leader with live threads, or the end of its process."""
         try:
             status = proc.status(pid, tid)
         except TaskDiedError:
             return False
         if status["State"][0] in "ZX":
-            return False  # a dead leader with live threads, or a thread on its way out
+            return status["State"][0] == "Z"
         if status["TracerPid"] != "0":
             raise _traced(pid, status["TracerPid"]) from error
         raise FreezeError(pid, "may not be traced; root's rights are needed") from error
 
+    # --- stopping ---
+
+    def _interrupt(self, pid: int, tid: int) -> None:
+        try:
+            syscalls.interrupt(tid)
+        except TaskDiedError:
+            self._lose(pid, tid)
+
     def _settle(self, pid: int, tid: int) -> None:
         """Wait until `tid` stands in the stop that was asked for; deliver what comes before it."""
+        if tid not in self._tids:
+            return
         try:
             while True:
-                stop = syscalls.wait_stop(tid)
+                stop = syscalls.wait_stop(tid, _STOP_TIMEOUT_S)
+                self._stopped.add(tid)
                 if stop.event == syscalls.PTRACE_EVENT_STOP:
                     break
                 if stop.event in syscalls.BIRTH_EVENTS:
                     self._adopt(syscalls.event_message(tid))
+                if stop.event == syscalls.VFORK_EVENT:
+                    raise _MovedError("it waits for a child that it made with vfork(2)")
                 syscalls.resume(tid, 0 if stop.event else stop.signal)
+                self._stopped.discard(tid)
+            registers = syscalls.get_registers(tid)
             thread = FrozenThread(
                 pid=pid,
                 tid=tid,
-                registers=syscalls.get_registers(tid),
+                registers=registers,
                 sigmask=syscalls.get_sigmask(tid),
                 is_group_stopped=stop.signal != signal.SIGTRAP,
             )
+            if not thread.is_group_stopped:
+                thread.sleeping_call = self._sleepers.settle(tid, registers)
         except TaskDiedError:
-            self._tids.pop(tid, None)
+            self._lose(pid, tid)
             return
         process = self.processes.setdefault(pid, FrozenProcess(pid))
         process.threads[tid] = thread
+
+    def _lose(self, pid: int, tid: int) -> None:
+        """A thread is gone. If it was by execve(2), its number is: it goes on under that of its leader."""
+        self._tids.pop(tid, None)
+        self._stopped.discard(tid)
+        if pid in self._stopped and tid != pid:
+            try:
+                ended_or_moved = os.waitpid(pid, syscalls.WALL | os.WNOHANG)[0]
+            except ChildProcessError:
+                ended_or_moved = pid
+            if ended_or_moved:
+                raise _MovedError(f"pid {pid} ended or ran another program")
 
     def _adopt(self, tid: int) -> None:
         """Take in a task that was born traced and stopped."""
@@ -165,20 +258,51 @@ class Frozen:
         self._tids[tid] = pid
         self._settle(pid, tid)
 
+    # --- letting go ---
+
     def thaw(self) -> None:
         """Let every task go on. Never fails: a task that ended meanwhile needs no letting go."""
-        for tid in self._tids:
-            try:
-                _let_go(tid)
-            except (TaskDiedError, TimeoutError):
-                continue
+        waiting = [tid for tid in self._tids if not _is_let_go(tid)]
+        for tid in waiting:
+            if not _is_let_go_once_stopped(tid, _STOP_TIMEOUT_S):
+                _strays.add(tid)
         self._tids.clear()
+        self._stopped.clear()
 
 
-def _let_go(tid: int) -> None:
-    """Detach; a task that was interrupted but not yet seen to stop is waited for first."""
+_strays: set[int] = set()  # interrupted, but asleep uninterruptibly until now
+
+
+def let_go_strays() -> None:
+    """Detach tasks that did not stop in time when they were asked to, and have stopped since."""
+    for tid in list(_strays):
+        if _is_let_go_once_stopped(tid, 0.0):
+            _strays.discard(tid)
+
+
+def _is_let_go(tid: int) -> bool:
     try:
         syscalls.detach(tid)
     except TaskDiedError:
-        stop = syscalls.wait_stop(tid)
+        return False
+    return True
+
+
+def _is_let_go_once_stopped(tid: int, timeout_s: float) -> bool:
+    """Detach a task that may not have been asked to stop yet, or has not yet; True as well when it is gone."""
+    try:
+        syscalls.interrupt(tid)
+        stop = syscalls.wait_stop(tid, timeout_s)
         syscalls.detach(tid, 0 if stop.event else stop.signal)
+    except TaskDiedError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+def _is_uninterruptible(tid: int) -> bool:
+    try:
+        return proc.stat(tid).state == "D"
+    except TaskDiedError:
+        return False

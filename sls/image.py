@@ -17,7 +17,10 @@ from sls.resources import (
     Loss,
     MemoryRecord,
     Record,
+    SignalActionsRecord,
+    ThreadSignalsRecord,
     ThreadStateRecord,
+    signal_number,
 )
 
 VERSION: Final = 1
@@ -51,7 +54,8 @@ class DescriptorImage(Record, frozen=True):
 class ProcessImage(Record, frozen=True):
     """One process; its leader is the first thread.
 
-    A zombie has an `exit_status` (as wait(2) gives it) and nothing else.
+    A zombie has an `exit_status` (as wait(2) gives it) and nothing else. `exit_signal`: what its parent is told with.
+    `is_stopped`: it stands still until SIGCONT. A leader that has ended is not among the threads.
     """
 
     pid: int
@@ -63,6 +67,16 @@ class ProcessImage(Record, frozen=True):
     threads: tuple[ThreadImage, ...] = ()
     descriptors: tuple[DescriptorImage, ...] = ()
     exit_status: int | None = None
+    exit_signal: int = 17
+    is_stopped: bool = False
+
+    def queued_signals(self) -> frozenset[int]:
+        """Numbers of the signals that wait in any of its queues."""
+        states = [*self.states, *(state for thread in self.threads for state in thread.states)]
+        kinds = (SignalActionsRecord, ThreadSignalsRecord)
+        return frozenset(
+            signal_number(info) for one in states if isinstance(one, kinds) for info in one.queue
+        )
 
     @property
     def memory(self) -> MemoryRecord:

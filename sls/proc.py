@@ -117,10 +117,15 @@ class Stat(NamedTuple):
     env_start: int
     env_end: int
     exit_code: int
+    processor: int
 
     @property
     def is_zombie(self) -> bool:
         return self.state in "ZX"
+
+    @property
+    def is_exiting(self) -> bool:
+        return bool(self.flags & 0x4)  # PF_EXITING
 
     @property
     def is_kernel_thread(self) -> bool:
@@ -158,12 +163,18 @@ def parse_stat(text: bytes) -> Stat:
         env_start=field[50],
         env_end=field[51],
         exit_code=field[52],
+        processor=field[39],
     )
 
 
 def stat(pid: int) -> Stat:
     """/proc/<pid>/stat, parsed."""
     return parse_stat(read(pid, "stat"))
+
+
+def start_time(pid: int) -> int:
+    """When the process started, in clock ticks since boot: with its number, what tells it from all others."""
+    return int(read(pid, "stat").rpartition(b")")[2].split(None, 20)[19])
 
 
 def parse_fields(text: bytes) -> dict[str, str]:

@@ -19,6 +19,7 @@ import os
 import signal
 import struct
 from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sls import proc, syscalls
@@ -127,10 +128,13 @@ _AT_PID, _AT_TID, _AT_SIGNAL, _AT_MASK, _AT_FLAGS, _AT_RIP, _AT_REGISTERS = 0, 8
 _AT_RSP: Final = _AT_REGISTERS + 8 * _CONTROL_REGISTERS.index("rsp")
 _AT_TABLE: Final = 0x100  # from the control block
 _ENTRY = struct.Struct("=q6QQ")
+_RESULT = struct.Struct("=56xq")
 _STORE_RESULT: Final = b"\x49\x89\x47\x38"  # mov [r15+56], rax
 _KEEP_RESULT: Final = (
     b"\x49\x89\xc4\x90"  # mov r12, rax; nop: for code that runs in read-only memory
 )
+
+_HEAL: Final = (b"\x48\x8d\x25", _AT_FLAGS)  # lea rsp, [flags]
 
 # (opcode, offset in the control block that a rip-relative operand names, or None)
 _CODE: Final[tuple[tuple[bytes, int | None], ...]] = (
@@ -156,7 +160,7 @@ _CODE: Final[tuple[tuple[bytes, int | None], ...]] = (
     (b"\xb8\xea\x00\x00\x00", None),  # mov eax, 234
     (b"\x0f\x05", None),  # syscall
     # heal: reached only when there is no tracer any more; signals are still blocked while rsp is off the stack
-    (b"\x48\x8d\x25", _AT_FLAGS),  # lea rsp, [flags]
+    _HEAL,
     (b"\x9d", None),  # popfq
     (b"\x48\x8b\x25", _AT_RSP),  # mov rsp, [rsp_]
     (b"\xb8\x0e\x00\x00\x00", None),  # mov eax, 14 (rt_sigprocmask)
@@ -184,6 +188,11 @@ _CODE: Final[tuple[tuple[bytes, int | None], ...]] = (
 )
 
 
+_HEAL_OFFSET: Final = sum(
+    len(opcode) + 4 * (target is not None) for opcode, target in _CODE[: _CODE.index(_HEAL)]
+)
+
+
 def assemble(control_offset: int, *, writable: bool) -> bytes:
     """The code, its control block `control_offset` bytes behind its first byte. Not `writable`: results stay in r12."""
     code = bytearray()
@@ -202,7 +211,7 @@ _VDSO_CODE: Final = assemble(_VDSO_CONTROL, writable=False)
 
 # errno values a task sees when a signal interrupts a call that is to be restarted, include/linux/errno.h
 ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
-_RESTART_SYSCALL: Final = 219
+RESTART_SYSCALL: Final = 219
 
 
 def is_restarting(registers: Registers) -> bool:
@@ -224,7 +233,7 @@ def restarted(registers: Registers, *, block_is_kept: bool) -> Registers:
     copy = syscalls.registers_from_bytes(bytes(registers))
     if is_restarting(registers):
         in_block = (registers.rax ^ _MASK64) + 1 == ERESTART_RESTARTBLOCK
-        copy.rax = _RESTART_SYSCALL if in_block and block_is_kept else registers.orig_rax
+        copy.rax = RESTART_SYSCALL if in_block and block_is_kept else registers.orig_rax
         copy.rip = registers.rip - 2
     copy.orig_rax = _MASK64
     return copy
@@ -242,12 +251,15 @@ _QUIET_SIGNALS: Final = (signal.SIGURG, signal.SIGWINCH, signal.SIGCHLD)
 
 
 def quiet_signal(status: "dict[str, str]") -> int:
-    """A signal that the process ignores by default and has no handler for; SIGURG when it handles them all."""
-    handled = int(status["SigCgt"], 16) | int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
-    for number in _QUIET_SIGNALS:
-        if not handled >> (number - 1) & 1:
-            return int(number)
-    return int(signal.SIGURG)
+    """A signal that the process ignores by default, does not wait for, and has no handler for, where there is one."""
+    handled = int(status["SigCgt"], 16)
+    pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+    return int(
+        min(
+            _QUIET_SIGNALS,
+            key=lambda number: (pending >> number - 1 & 1, handled >> number - 1 & 1),
+        )
+    )
 
 
 class Borrowed:
@@ -279,15 +291,16 @@ class Borrowed:
         registers.orig_rax = _MASK64
         syscalls.set_registers(self.tid, registers)
         syscalls.resume(self.tid)
-        self._wait_for_signal()
+        self._wait_for_signal(address + _HEAL_OFFSET)
 
-    def _wait_for_signal(self) -> None:
+    def _wait_for_signal(self, end: int) -> None:
+        """Wait for the signal raised at the end of the table; one of that number from elsewhere finds another place."""
         while True:
             stop = syscalls.wait_stop(self.tid)
             if stop.event in syscalls.BIRTH_EVENTS:
                 self.births.append(syscalls.event_message(self.tid))
             elif not stop.event:
-                if stop.signal == self.stop_signal:
+                if stop.signal == self.stop_signal and syscalls.get_registers(self.tid).rip == end:
                     return
                 self._deferred.append(stop.signal)
             syscalls.resume(self.tid)
@@ -313,16 +326,24 @@ class Arena:
         memory[: len(_ARENA_CODE)] = _ARENA_CODE
 
     @classmethod
-    def create(cls, thread: Borrowed, maps: Sequence[VmaLine], base: int) -> "Arena":
-        """Map an arena at `base` (a hole) in the process of `thread`."""
+    def create(
+        cls, thread: Borrowed, maps: Sequence[VmaLine], base: int, *, is_inherited: bool = False
+    ) -> "Arena":
+        """Map an arena at `base` (a hole) in the process of `thread`; `is_inherited` by those it forks."""
         calls = (
             call(
                 "mmap", base, ARENA_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, _MAP_ARENA, _MASK64, 0
             ),
+            call(
+                "madvise",
+                base,
+                ARENA_BYTES,
+                mmap.MADV_DOFORK if is_inherited else mmap.MADV_DONTFORK,
+            ),
             call("mprotect", base, PAGE_BYTES, mmap.PROT_READ | mmap.PROT_EXEC),
         )
         run_in_vdso(thread, maps, calls)
-        path = f"/proc/{thread.pid}/map_files"
+        path = f"/proc/{thread.tid}/map_files"
         # two mappings since mprotect: both are of one shmem object, and the second starts one page into it
         fd = os.open(f"{path}/{base:x}-{base + PAGE_BYTES:x}", os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -345,13 +366,13 @@ class Arena:
         A failed call does not end the batch; its reply tells.
         """
         replies: list[Reply] = []
-        position = 0
-        while position < len(calls):
-            layout = _Layout(self.base + PAGE_BYTES + _AT_TABLE, self.end, calls, position)
+        rest = tuple(calls)
+        while rest:
+            layout = _laid_out(self.base + PAGE_BYTES + _AT_TABLE, self.end, rest)
             self._load(thread, layout)
             thread.run_at(self.base)
-            replies += self._replies(thread.pid, calls[position : layout.next_call], layout)
-            position = layout.next_call
+            replies += self._replies(thread.pid, rest, layout)
+            rest = rest[layout.count :]
         return replies
 
     def _load(self, thread: Borrowed, layout: "_Layout") -> None:
@@ -364,32 +385,34 @@ class Arena:
             self._memory[offset : offset + len(data)] = data
 
     def _replies(self, pid: int, calls: Sequence[Call], layout: "_Layout") -> list[Reply]:
-        replies = []
-        for index, one in enumerate(calls):
-            at = PAGE_BYTES + _AT_TABLE + index * _ENTRY.size + 56
-            value = int.from_bytes(self._memory[at : at + 8], "little", signed=True)
-            outputs = tuple(
-                self._memory[address - self.base : address - self.base + size]
-                for address, size in layout.outputs[index]
+        start = PAGE_BYTES + _AT_TABLE
+        memory = self._memory[start : layout.end - self.base]
+        origin = self.base + start
+        values = _RESULT.iter_unpack(memory[: layout.count * _ENTRY.size])
+        return [
+            Reply(
+                pid,
+                one.name,
+                value,
+                tuple([memory[at - origin : at - origin + size] for at, size in outputs]),
             )
-            replies.append(Reply(pid, one.name, value, outputs))
-        return replies
+            for one, outputs, (value,) in zip(calls, layout.outputs, values, strict=False)
+        ]
 
 
 _MAP_ARENA: Final = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x100000  # MAP_FIXED_NOREPLACE
 
 
 class _Layout:
-    """Where a batch's table and data go: as many of `calls` from `position` as fit below `limit`."""
+    """Where a batch's table and data go: the first `count` of `calls`, as many as fit below `limit`."""
 
-    def __init__(self, table: int, limit: int, calls: Sequence[Call], position: int) -> None:
+    def __init__(self, table: int, limit: int, calls: Sequence[Call]) -> None:
         self.pieces: list[tuple[int, bytes]] = []
         self.outputs: list[list[tuple[int, int]]] = []
-        count = self._fitting(calls[position:], limit - table)
-        self.next_call = position + count
-        self._free = table + (count + 1) * _ENTRY.size
+        self.count = self._fitting(calls, limit - table)
+        self.end = table + (self.count + 1) * _ENTRY.size
         entries = bytearray()
-        for one in calls[position : self.next_call]:
+        for one in calls[: self.count]:
             self.outputs.append([])
             arguments = [self._place(argument) & _MASK64 for argument in one.arguments]
             arguments += [0] * (6 - len(arguments))
@@ -410,19 +433,25 @@ class _Layout:
     def _place(self, argument: int | In | Out) -> int:
         if isinstance(argument, int):
             return argument
-        address = self._free
+        address = self.end
         if isinstance(argument, Out):
-            self._free += _rounded(argument.size)
+            self.end += _rounded(argument.size)
             self.outputs[-1].append((address, argument.size))
             if argument.initial:
                 self.pieces.append((address, argument.initial))
             return address
-        self._free += _rounded(len(argument.data))
+        self.end += _rounded(len(argument.data))
         data = bytearray(argument.data)
         for offset, target in argument.pointers:
             data[offset : offset + 8] = struct.pack("=Q", self._place(target))
         self.pieces.append((address, bytes(data)))
         return address
+
+
+@lru_cache(maxsize=32)
+def _laid_out(table: int, limit: int, calls: tuple[Call, ...]) -> _Layout:
+    """The layout; the same calls are made at every capture, in every thread."""
+    return _Layout(table, limit, calls)
 
 
 def _rounded(size: int) -> int:
@@ -491,7 +520,7 @@ def run_in_vdso(thread: Borrowed, maps: Sequence[VmaLine], calls: Sequence[Call]
     blob = bytearray(_VDSO_CODE.ljust(_VDSO_CONTROL, b"\0") + control)
     blob = blob.ljust(_VDSO_CONTROL + _AT_TABLE, b"\0") + table + struct.pack("=q", -1)
     start = _vdso_tail(thread, maps, len(blob))
-    memory = open_memory(thread.pid)
+    memory = open_memory(thread.tid)
     try:
         os.pwrite(memory, blob, start)
         thread.run_at(start)

@@ -62,6 +62,7 @@ def wait_for_numbers(image: Image) -> None:
     for process in image.processes:
         for number in {process.pid, *(thread.tid for thread in process.threads)}:
             while proc.exists(number):
+                _reap(number)
                 if not _is_leaving(number) or time.monotonic() > deadline:
                     raise RestoreConflictError(
                         f"pid {number} is in use by {_describe(number)}; end it, or restore with `kill` or `clone`"
@@ -69,12 +70,23 @@ def wait_for_numbers(image: Image) -> None:
                 time.sleep(0.002)
 
 
+def _reap(pid: int) -> None:
+    """Wait for a child of ours that has ended: its number is free then."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return  # another one's child
+
+
 def _is_leaving(pid: int) -> bool:
     """A zombie that its parent has yet to wait for, or a task on its way there."""
     try:
-        return proc.stat(pid).is_zombie or "(zombie)" in proc.status(pid)["State"]
+        stat = proc.stat(pid)
+        status = proc.status(pid)
     except TaskDiedError:
         return True
+    pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+    return stat.is_zombie or stat.is_exiting or bool(pending >> signal.SIGKILL - 1 & 1)
 
 
 def _describe(pid: int) -> str:
@@ -98,6 +110,7 @@ class _Restore:
             terminal=terminal,
         )
         self._stages: dict[str, int] = {}
+        self._living = [one for one in image.processes if one.exit_status is None]
 
     def run(self, stopped: bool) -> Restored:
         with ExitStack() as undo:
@@ -107,6 +120,8 @@ class _Restore:
             self._timed("seed", self._plant)
             kill = undo.enter_context(_OnFailure(self._forest.kill))
             self._timed("tasks", self._forest.grow)
+            for note in self._forest.notes:
+                self._ctx.note("sessions", note)
             for stage in (Stage.TASKS, Stage.MEMORY):
                 self._timed(stage.name.lower(), partial(self._run_stage, stage))
             self._timed("files", self._open_late_files)
@@ -138,7 +153,7 @@ class _Restore:
 
     def _open_files(self) -> None:
         states = {state.record: state for state in PROCESS_STATES}
-        for process in self._image.processes:
+        for process in self._living:
             for state in process.states:
                 states[type(state)].prepare(self._ctx, state)
         own_pidfd = self._ctx.opened(os.pidfd_open(os.getpid()))
@@ -189,7 +204,7 @@ class _Restore:
         return dict(zip(wanted, high, strict=True))
 
     def _descriptor_tables(self) -> None:
-        for process in self._image.processes:
+        for process in self._living:
             late = self._late_sources(process)
             calls = [
                 call(
@@ -212,7 +227,7 @@ class _Restore:
     def _link(self) -> None:
         kinds = {kind.record: kind for kind in FILE_TYPES}
         holders: dict[int, tuple[ProcessImage, int]] = {}
-        for process in self._image.processes:
+        for process in self._living:
             for entry in process.descriptors:
                 holders.setdefault(entry.file_id, (process, entry.fd))
         by_process: dict[int, list[Any]] = {}
@@ -233,7 +248,7 @@ class _Restore:
     def _run_stage(self, stage: Stage) -> None:
         process_states = {state.record: state for state in PROCESS_STATES if state.stage == stage}
         thread_states = {state.record: state for state in THREAD_STATES if state.stage == stage}
-        for process in self._image.processes:
+        for process in self._living:
             blank = self._blank(process)
             remotes: list[Any] = [
                 process_states[type(record)].restore(self._ctx, blank, record)
@@ -278,7 +293,7 @@ class _Restore:
     # --- the end ---
 
     def _set_registers(self) -> None:
-        for process in self._image.processes:
+        for process in self._living:
             blank = self._blank(process)
             self._remove_arena(blank)
             for thread in process.threads:
@@ -286,6 +301,17 @@ class _Restore:
                 syscalls.set_xstate(thread.tid, state.xstate)
                 syscalls.set_registers(thread.tid, resume_registers(thread.tid, state))
                 syscalls.set_sigmask(thread.tid, state.sigmask)
+            if process.pid not in {thread.tid for thread in process.threads}:
+                self._set_exit(process.pid)
+
+    def _set_exit(self, pid: int) -> None:
+        """Registers with which the leader, once let go, ends as the one of the image did; the other threads stay."""
+        registers = syscalls.get_registers(pid)
+        registers.rip = _syscall_instruction(self._image, pid)
+        registers.rax = syscalls.SYSCALL_NUMBERS["exit"]
+        registers.rdi, registers.orig_rax = 0, (1 << 64) - 1
+        syscalls.set_registers(pid, registers)
+        syscalls.set_sigmask(pid, (1 << 64) - 1)
 
     def _remove_arena(self, blank: BlankProcess) -> None:
         """munmap(2) of the arena, by one step over a `syscall` instruction of the vdso."""
@@ -303,12 +329,12 @@ class _Restore:
         assert syscalls.get_registers(blank.pid).rax == 0, "the arena was mapped"
 
     def _let_go(self, stopped: bool) -> None:
-        if stopped:
-            for process in self._image.processes:
+        for process in self._living:
+            if stopped or process.is_stopped:
                 os.kill(process.pid, signal.SIGSTOP)
-        for process in self._image.processes:
-            for thread in process.threads:
-                syscalls.detach(thread.tid)
+        for process in self._living:
+            for tid in self._blank(process).threads:
+                syscalls.detach(tid)
 
 
 def _syscall_instruction(image: Image, pid: int) -> int:

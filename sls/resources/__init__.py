@@ -14,6 +14,7 @@ from sls.resources.base import (
     FileRecord,
     FileType,
     Loss,
+    Memo,
     MemorySource,
     OpenFile,
     ProcessRecord,
@@ -46,10 +47,17 @@ from sls.resources.signals import (
     SignalActionsRecord,
     ThreadSignals,
     ThreadSignalsRecord,
+    signal_number,
 )
-from sls.resources.thread import Thread, ThreadStateRecord, final_registers
+from sls.resources.thread import (
+    Thread,
+    ThreadStateRecord,
+    final_registers,
+    resume_registers,
+)
 from sls.resources.timerfd import Timerfd, TimerfdRecord
 from sls.resources.timers import IntervalTimers, IntervalTimersRecord
+from sls.resources.unix.socket import UnixSocket, UnixSocketRecord
 
 PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     Namespaces(),
@@ -71,6 +79,7 @@ FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
     Pidfd(),
     TcpSocket(),
     UdpSocket(),
+    UnixSocket(),
     Epoll(),  # last: what it watches is set up by then
 )
 
@@ -93,6 +102,7 @@ AnyFileRecord = (
     | PidfdRecord
     | TcpSocketRecord
     | UdpSocketRecord
+    | UnixSocketRecord
     | EpollRecord
 )
 
@@ -111,6 +121,7 @@ __all__ = [
     "FileRecord",
     "FileType",
     "Loss",
+    "Memo",
     "MemoryRecord",
     "MemorySource",
     "OpenFile",
@@ -120,12 +131,16 @@ __all__ = [
     "Record",
     "RestoreContext",
     "RestoredProcess",
+    "SignalActionsRecord",
     "Stage",
     "ThreadRecord",
+    "ThreadSignalsRecord",
     "ThreadState",
     "ThreadStateRecord",
     "VmaKind",
     "VmaRecord",
     "Writer",
     "final_registers",
+    "resume_registers",
+    "signal_number",
 ]

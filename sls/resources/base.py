@@ -19,6 +19,8 @@ from sls.freeze import FrozenProcess, FrozenThread
 from sls.proc import FdInfo, VmaLine
 from sls.remote import Arena, Remote
 
+_PIDFD_THREAD = os.O_EXCL  # of pidfd_open(2), Linux 6.9
+
 
 class Stage(enum.IntEnum):
     """The order in which a process comes back; each stage of all processes ends before the next begins."""
@@ -94,7 +96,7 @@ class OpenFile:
         self, process: "CapturedProcess", fd: int, target: bytes, info: FdInfo, file_id: int
     ) -> None:
         self.process = process
-        self.pid = process.pid
+        self.pid = process.tid  # a thread's number serves wherever a process's does
         self.fd = fd
         self.target = target
         self.info = info
@@ -134,24 +136,69 @@ class OpenFile:
         return UnsupportedResourceError(self.pid, f"fd {self.fd}", detail)
 
 
-class CapturedProcess:
-    """A frozen process while it is read. Text of /proc is read once and kept for the capture."""
+class InFlightFile(OpenFile):
+    """A description found in another file's queue. `fd` is a descriptor of this process, closed with the capture."""
 
-    def __init__(self, frozen: FrozenProcess, object_id: int, *, is_tracked: bool) -> None:
+    def __init__(self, holder: OpenFile, fd: int, file_id: int) -> None:
+        target = proc.link(os.getpid(), f"fd/{fd}")
+        super().__init__(holder.process, fd, target, proc.fdinfo(os.getpid(), fd), file_id)
+        self.pid = os.getpid()
+        self._holder = holder
+        self._descriptor = fd
+
+    def unsupported(self, detail: str) -> UnsupportedResourceError:
+        """The error names who holds the queue."""
+        return self._holder.unsupported(f"a descriptor in flight: {detail}")
+
+
+class Memo:
+    """What was made of a text at an earlier look: what did not change is not parsed again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[bytes, Any]] = {}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+
+    def of(self, what: str, text: bytes, make: "Callable[[], T]") -> "T":
+        """`make()`, or what it gave when `text` was the same the last time."""
+        known = self._kept.get(what)
+        if known is None or known[0] != text:
+            known = self._kept[what] = (text, make())
+        found: T = known[1]
+        return found
+
+
+class CapturedProcess:
+    """A frozen process while it is read. Text of /proc is read once and kept for the capture.
+
+    `tid` is a live thread, the leader unless that has ended: what the kernel shows of an ended leader is empty, so
+    /proc is read through it.
+    """
+
+    def __init__(
+        self, frozen: FrozenProcess, object_id: int, memo: Memo, *, is_tracked: bool
+    ) -> None:
         self.frozen = frozen
+        self.memo = memo
         self.pid = frozen.pid
+        self.tid = frozen.leader.tid
         self.object_id = object_id  # of its memory in the generation
         self.arena: Arena | None = None
         self._is_tracked = is_tracked
-        self.stat = proc.stat(self.pid)
-        self.status = proc.status(self.pid)
-        self.maps: list[VmaLine] = proc.parse_maps(proc.read(self.pid, "maps"))
+        self.stat = proc.stat(self.tid)
+        self.status = proc.status(self.tid)
+        self.maps_text = proc.read(self.tid, "maps")
+        self.maps: list[VmaLine] = memo.of(
+            "maps", self.maps_text, lambda: proc.parse_maps(self.maps_text)
+        )
         self._pidfd: int | None = None
 
     @property
     def pidfd(self) -> int:
         if self._pidfd is None:
-            self._pidfd = os.pidfd_open(self.pid)
+            self._pidfd = os.pidfd_open(self.tid, _PIDFD_THREAD if self.tid != self.pid else 0)
         return self._pidfd
 
     def is_arena(self, vma: VmaLine) -> bool:
@@ -184,6 +231,7 @@ class CaptureContext:
         # (pid, fd) → file id, complete before any FileType.capture runs
         self.descriptors: dict[tuple[int, int], int] = {}
         self._seen: set[object] = set()
+        self._shared: dict[object, Any] = {}
         self._contents: dict[object, Content] = {}
         self._next_object_id = first_object_id
 
@@ -208,6 +256,31 @@ class CaptureContext:
             self._contents[identity] = content
             self.contents.append((content, source()))
         return self._contents[identity]
+
+    def once(self, identity: object, make: "Callable[[], T]") -> "T":
+        """What several records are derived from (a table of the kernel's); made by the first that asks."""
+        if identity not in self._shared:
+            self._shared[identity] = make()
+        found: T = self._shared[identity]
+        return found
+
+    def adopt(self, fd: int, holder: OpenFile) -> int:
+        """The file id of a description in flight in `holder`'s queue. `fd`, a descriptor of this process, is taken."""
+        file = InFlightFile(holder, fd, max(self.files, default=0) + 1)
+        for known in self.files.values():
+            if known.target == file.target and known.flags == file.flags:
+                same = syscalls.kcmp(known.pid, file.pid, syscalls.KCMP_FILE, known.fd, fd)
+                if same == 0:
+                    file.close()
+                    return known.file_id
+        self.files[file.file_id] = file
+        return file.file_id
+
+    def close_adopted(self) -> None:
+        """Close what `adopt` took."""
+        for file in self.files.values():
+            if isinstance(file, InFlightFile):
+                file.close()
 
     def holders(self, file_id: int) -> list[tuple[int, int]]:
         """Every (pid, fd) of the partition that refers to the description."""
@@ -310,6 +383,9 @@ class ProcessState(Generic[P]):
     stage: Stage
     record: type[P]
 
+    def look_ahead(self, tid: int, memo: Memo) -> None:
+        """Before the stop: put what is slow to read into `memo`, for `capture` to use if nothing has changed."""
+
     def prepare(self, ctx: RestoreContext, record: P) -> None:
         """Before any process is made: open what it is to inherit (`ctx.inheritable`). Nothing by default."""
 
@@ -341,10 +417,12 @@ class FileType(Generic[F]):
     """A kind of open file description. Made in the restoring process, inherited by those who hold it.
 
     `is_late`: made once the processes are there, for it refers to them; its holders fetch it from this process.
+    `holds_files`: other files may be inside of it (descriptors in flight), found when it is captured.
     """
 
     record: type[F]
     is_late: bool = False
+    holds_files: bool = False
 
     def matches(self, file: OpenFile) -> bool:
         """Whether `file` is of this kind. Cheap: looks at the link's text, or the mode."""

@@ -21,6 +21,7 @@ from sls.resources.base import (
     CaptureContext,
     CapturedProcess,
     Content,
+    Memo,
     ProcessRecord,
     ProcessState,
     Record,
@@ -105,23 +106,22 @@ class Memory(ProcessState[MemoryRecord]):
 
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[MemoryRecord]:
         replies = yield [call("brk", 0)]
-        flags = proc.parse_smaps_flags(proc.read(process.pid, "smaps"))
+        flags = _flags(process.tid, process.maps_text, process.memo)
         stat = process.stat
         return MemoryRecord(
-            vmas=tuple(
-                _vma(ctx, process, line, flags.get(line.start, frozenset()))
-                for line in process.maps
-                if line.name != b"[vsyscall]" and not process.is_arena(line)
-            ),
+            vmas=_vmas(ctx, process, flags),
             layout=(
                 stat.start_code, stat.end_code, stat.start_data, stat.end_data, stat.start_brk,
                 replies[0].check(), stat.start_stack, stat.arg_start, stat.arg_end, stat.env_start,
                 stat.env_end,
             ),
-            auxv=proc.read(process.pid, "auxv"),
-            executable=_version(ctx, process, proc.link(process.pid, "exe"), f"/proc/{process.pid}/exe"),
+            auxv=proc.read(process.tid, "auxv"),
+            executable=_version(ctx, process, proc.link(process.tid, "exe"), f"/proc/{process.tid}/exe"),
             object_id=process.object_id,
         )  # fmt: skip
+
+    def look_ahead(self, tid: int, memo: Memo) -> None:
+        _flags(tid, proc.read(tid, "maps"), memo)
 
     def prepare(self, ctx: RestoreContext, record: MemoryRecord) -> None:
         open_version(ctx, record.executable, os.O_RDONLY)
@@ -153,6 +153,32 @@ class Memory(ProcessState[MemoryRecord]):
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
+
+
+def _flags(tid: int, maps_text: bytes, memo: Memo) -> dict[int, frozenset[str]]:
+    """VmFlags by start address. The kernel walks every page for smaps, so it is read again only with new maps.
+
+    Advice given since, to a whole mapping that stays as it was, is seen at the next full capture.
+    """
+    return memo.of("smaps", maps_text, lambda: proc.parse_smaps_flags(proc.read(tid, "smaps")))
+
+
+def _vmas(
+    ctx: CaptureContext, process: CapturedProcess, flags: dict[int, frozenset[str]]
+) -> tuple[VmaRecord, ...]:
+    """One record a mapping; those without contents to keep are made again only with new maps."""
+    known: dict[VmaLine, VmaRecord] = process.memo.of("vmas", process.maps_text, dict)
+    records = []
+    for line in process.maps:
+        record = known.get(line)
+        if record is None:
+            if line.name == b"[vsyscall]" or process.is_arena(line):
+                continue
+            record = _vma(ctx, process, line, flags.get(line.start, frozenset()))
+            if record.content is None:
+                known[line] = record
+        records.append(record)
+    return tuple(records)
 
 
 def _vma(
@@ -194,7 +220,7 @@ def _backing(
     )
     if is_unnamed and not line.is_shared:
         return VmaKind.ANONYMOUS, None, None
-    link = f"/proc/{process.pid}/map_files/{line.start:x}-{line.end:x}"
+    link = f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
     if line.is_shared and (name.startswith((b"/dev/zero (deleted)", b"[anon_shmem:"))):
         identity = ("shared memory", line.device, line.inode)
         size = os.stat(link).st_size

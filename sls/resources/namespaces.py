@@ -28,7 +28,7 @@ class Namespaces(ProcessState[NamespacesRecord]):
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[NamespacesRecord]:
         yield from ()
         for name in proc.NAMESPACES:
-            if proc.link(process.pid, f"ns/{name}") != proc.link(os.getpid(), f"ns/{name}"):
+            if proc.link(process.tid, f"ns/{name}") != proc.link(os.getpid(), f"ns/{name}"):
                 raise process.unsupported(
                     "namespaces", f"a {name} namespace of its own is not supported"
                 )

@@ -59,7 +59,7 @@ class Process(ProcessState[ProcessStateRecord]):
             call("prctl", _PR_GET_TIMERSLACK),
         ]
         subreaper, thp, slack = replies
-        pid = process.pid
+        pid = process.tid
         return ProcessStateRecord(
             cwd=_directory(process, "cwd"),
             root=_directory(process, "root"),
@@ -99,7 +99,7 @@ class Process(ProcessState[ProcessStateRecord]):
 
 
 def _directory(process: CapturedProcess, name: str) -> bytes:
-    path = proc.link(process.pid, name)
+    path = proc.link(process.tid, name)
     if path.endswith(b" (deleted)"):
         raise process.unsupported(
             name, f"{path.decode(errors='replace')}: a removed directory is not supported"

@@ -4,6 +4,7 @@ Masks are in the thread's record. Queued signals are put back with rt_sigqueuein
 sender that the kernel lets forge a siginfo_t.
 """
 
+import signal
 import struct
 from typing import Final
 
@@ -67,9 +68,11 @@ class SignalActions(ProcessState[SignalActionsRecord]):
     def restore(
         self, ctx: RestoreContext, process: RestoredProcess, record: SignalActionsRecord
     ) -> Remote[None]:
-        calls = [call("rt_sigaction", one.number, In(one.action), 0, 8) for one in record.actions]
+        # first to the default, which drops what children made here by their ends have queued
+        calls = [call("rt_sigaction", signal.SIGCHLD, In(bytes(_SIGACTION_BYTES)), 0, 8)]
+        calls += [call("rt_sigaction", one.number, In(one.action), 0, 8) for one in record.actions]
         calls += [
-            call("rt_sigqueueinfo", process.pid, _signal_number(info), In(info))
+            call("rt_sigqueueinfo", process.pid, signal_number(info), In(info))
             for info in record.queue
         ]
         yield from remote_all(calls)
@@ -107,7 +110,7 @@ class ThreadSignals(ThreadState[ThreadSignalsRecord]):
         self, ctx: RestoreContext, process: RestoredProcess, tid: int, record: ThreadSignalsRecord
     ) -> Remote[None]:
         calls = [
-            call("rt_tgsigqueueinfo", process.pid, tid, _signal_number(info), In(info))
+            call("rt_tgsigqueueinfo", process.pid, tid, signal_number(info), In(info))
             for info in record.queue
         ]
         if not record.stack_flags & _SS_DISABLE:
@@ -116,5 +119,6 @@ class ThreadSignals(ThreadState[ThreadSignalsRecord]):
         yield from remote_all(calls)
 
 
-def _signal_number(info: bytes) -> int:
+def signal_number(info: bytes) -> int:
+    """Which signal a siginfo_t is about."""
     return int.from_bytes(info[:4], "little", signed=True)

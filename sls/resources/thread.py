@@ -20,14 +20,21 @@ from sls.resources.base import (
     ThreadRecord,
     ThreadState,
 )
+from sls.sleep import below_stack, set_timeout
 
 _PR_SET_NAME, _PR_GET_TID_ADDRESS = 15, 40
+_STACK = struct.Struct("=QiIQ")
+_SS_ONSTACK, _SS_DISABLE = 1, 2
 _RSEQ_CS_OFFSET: Final = 8  # struct rseq: cpu_id_start, cpu_id, rseq_cs
 _RSEQ_CS = struct.Struct("=IIQQQ")  # version, flags, start_ip, post_commit_offset, abort_ip
 
 
 class ThreadStateRecord(ThreadRecord, frozen=True, tag="thread"):
-    """Registers (user_regs_struct, XSAVE area in standard form) and per-thread kernel state."""
+    """Registers (user_regs_struct, XSAVE area in standard form) and per-thread kernel state.
+
+    `sleeping_call`: number of a call that is made again, for `sleep_left_ns`, whose struct timespec may lie at
+    `scratch_address`; -1 is none.
+    """
 
     registers: bytes
     xstate: bytes
@@ -44,6 +51,9 @@ class ThreadStateRecord(ThreadRecord, frozen=True, tag="thread"):
     nice: int
     io_priority: int
     affinity: tuple[int, ...]
+    sleeping_call: int = -1
+    sleep_left_ns: int | None = None
+    scratch_address: int = 0
 
 
 class Thread(ThreadState[ThreadStateRecord]):
@@ -55,8 +65,13 @@ class Thread(ThreadState[ThreadStateRecord]):
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
     ) -> Remote[ThreadStateRecord]:
-        (reply,) = yield [call("prctl", _PR_GET_TID_ADDRESS, Out(8))]
-        reply.check()
+        address, stack = yield [
+            call("prctl", _PR_GET_TID_ADDRESS, Out(8)),
+            call("sigaltstack", 0, Out(_STACK.size)),
+        ]
+        address.check()
+        stack.check()
+        sleeping = thread.sleeping_call
         tid = thread.tid
         stat = proc.parse_stat(proc.read(process.pid, f"task/{tid}/stat"))
         rseq = syscalls.rseq_configuration(tid)
@@ -66,7 +81,7 @@ class Thread(ThreadState[ThreadStateRecord]):
             xstate=syscalls.get_xstate(tid),
             sigmask=thread.sigmask,
             comm=stat.comm,
-            clear_child_tid=int.from_bytes(reply.outputs[0], "little"),
+            clear_child_tid=int.from_bytes(address.outputs[0], "little"),
             robust_list=robust_list,
             robust_list_bytes=robust_list_bytes,
             rseq_address=rseq.address,
@@ -77,6 +92,9 @@ class Thread(ThreadState[ThreadStateRecord]):
             nice=stat.nice,
             io_priority=syscalls.io_priority(tid),
             affinity=tuple(sorted(os.sched_getaffinity(tid))),
+            sleeping_call=sleeping.number if sleeping else -1,
+            sleep_left_ns=sleeping.remaining_ns if sleeping else None,
+            scratch_address=_scratch(thread.registers, stack.outputs[0]),
         )
 
     def restore(
@@ -98,7 +116,26 @@ class Thread(ThreadState[ThreadStateRecord]):
 
 def final_registers(record: ThreadStateRecord) -> syscalls.Registers:
     """Registers with which the thread goes on: interrupted calls are made again."""
-    return restarted(syscalls.registers_from_bytes(record.registers), block_is_kept=False)
+    registers = syscalls.registers_from_bytes(record.registers)
+    if record.sleeping_call >= 0:
+        registers.orig_rax = record.sleeping_call
+    return restarted(registers, block_is_kept=False)
+
+
+def resume_registers(tid: int, record: ThreadStateRecord) -> syscalls.Registers:
+    """`final_registers` of a thread whose memory is complete: a sleep goes on for the time that was left."""
+    registers = final_registers(record)
+    if record.sleep_left_ns is not None:
+        set_timeout(
+            tid, registers, record.sleeping_call, record.sleep_left_ns, record.scratch_address
+        )
+    return registers
+
+
+def _scratch(registers: syscalls.Registers, stack: bytes) -> int:
+    """Where 16 bytes of the thread's memory are nobody's: its alternate stack, or below its stack."""
+    address, flags, _, _ = _STACK.unpack(stack)
+    return below_stack(registers) if flags & (_SS_ONSTACK | _SS_DISABLE) else int(address)
 
 
 def _outside_rseq(

@@ -55,7 +55,7 @@ class IntervalTimers(ProcessState[IntervalTimersRecord]):
             )
             if timer.value_us:
                 timers.append(timer)
-        if proc.read(process.pid, "timers"):
+        if proc.read(process.tid, "timers"):
             raise process.unsupported("timers", "POSIX timers (timer_create) are not supported yet")
         return IntervalTimersRecord(timers=tuple(timers))
 

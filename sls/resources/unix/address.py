@@ -1,0 +1,165 @@
+"""Names of unix(7) sockets: pathnames with or without a node on disk, abstract ones; bind(2) for each.
+
+A name outlives its node: a socket keeps it after unlink(2), and an accepted socket has its listener's. Such a name is
+bound on an empty tmpfs of a child's own mount namespace, so that nothing appears or vanishes in the real tree.
+"""
+
+import errno
+import os
+import socket
+import stat
+from typing import Final
+
+from sls import proc, syscalls
+from sls.errors import RestoreConflictError
+from sls.resources.base import OpenFile, Record, RestoreContext
+from sls.resources.socket_options import strerror
+from sls.resources.stand_in import run_apart
+from sls.sock_diag import UnixState
+
+_CLONE_NEWNS: Final = 0x20000
+_MS_REC_PRIVATE: Final = 0x4000 | 0x40000
+
+
+class UnixNode(Record, frozen=True):
+    """The socket's inode in the tree. `path` is absolute, as the restorer sees it."""
+
+    path: bytes
+    mode: int
+    uid: int
+    gid: int
+
+
+class UnixName(Record, frozen=True):
+    """`raw` as in sockaddr_un(7): empty, NUL and more, or a path, which may be relative to `directory`."""
+
+    raw: bytes = b""
+    directory: bytes = b"/"
+    node: UnixNode | None = None
+
+    def describe(self) -> str:
+        """As ss(8) shows it."""
+        return self.raw.replace(b"\0", b"@").decode(errors="replace") or "(unnamed)"
+
+    @property
+    def is_path(self) -> bool:
+        return bool(self.raw) and not self.raw.startswith(b"\0")
+
+
+def raw_name(address: str | bytes) -> bytes:
+    """From the form that Python's sockets give."""
+    return os.fsencode(address)
+
+
+def capture_name(file: OpenFile, state: UnixState) -> UnixName:
+    """The name of the socket behind `file`."""
+    if not state.name or state.name.startswith(b"\0"):
+        return UnixName(raw=state.name)
+    raw = state.name
+    directory = proc.link(file.pid, "cwd")
+    root = proc.link(file.pid, "root").rstrip(b"/")
+    path = root + raw if raw.startswith(b"/") else os.path.join(directory, raw)
+    return UnixName(raw=raw, directory=directory, node=_node(path, state))
+
+
+def _node(path: bytes, state: UnixState) -> UnixNode | None:
+    """The node at `path` if it is this socket's: unlinked or replaced ones are not."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    if state.node is None or not stat.S_ISSOCK(found.st_mode):
+        return None
+    inode, device = state.node  # the kernel's own form of dev_t: 12 and 20 bits
+    if (found.st_ino & 0xFFFFFFFF, found.st_dev) != (
+        inode,
+        os.makedev(device >> 20, device & 0xFFFFF),
+    ):
+        return None
+    return UnixNode(path=path, mode=stat.S_IMODE(found.st_mode), uid=found.st_uid, gid=found.st_gid)
+
+
+def bind(ctx: RestoreContext, view: socket.socket, name: UnixName) -> bytes:
+    """Bind the socket; returns an address that leads to it from here. RestoreConflictError names what is in the way."""
+    try:
+        if not name.is_path:
+            view.bind(name.raw)
+            return name.raw
+        if name.node is None:
+            return bind_without_node(ctx, view, name)
+        return _bind_with_node(ctx, view, name, name.node)
+    except OSError as error:
+        advice = (
+            "end the program that uses it"
+            if error.errno == errno.EADDRINUSE
+            else "make it possible"
+        )
+        raise RestoreConflictError(
+            f"unix socket {name.describe()}: {strerror(error)}; {advice} and restore again",
+            error.errno or errno.EADDRINUSE,
+        ) from error
+
+
+def _bind_with_node(
+    ctx: RestoreContext, view: socket.socket, name: UnixName, node: UnixNode
+) -> bytes:
+    _unlink_stale(node.path, view.type)
+    if name.raw == node.path:
+        view.bind(name.raw)
+    else:
+        root = node.path.removesuffix(name.raw) if name.raw.startswith(b"/") else b""
+        run_apart(lambda: _bind_from(view, root, name))
+    os.chmod(node.path, node.mode)
+    os.chown(node.path, node.uid, node.gid)
+    return _handle(ctx, node.path)
+
+
+def _bind_from(view: socket.socket, root: bytes, name: UnixName) -> None:
+    if root:
+        os.chroot(root)
+    else:
+        os.chdir(name.directory)
+    view.bind(name.raw)
+
+
+def _unlink_stale(path: bytes, kind: int) -> None:
+    """A killed program leaves its node; connect(2) tells whether somebody is behind it."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise FileExistsError(errno.EADDRINUSE, "there is a file that is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except (BlockingIOError, PermissionError):
+            pass  # somebody is there, or it is of another type: bind(2) says so
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _handle(ctx: RestoreContext, path: bytes) -> bytes:
+    return b"/proc/self/fd/%d" % ctx.opened(os.open(path, os.O_PATH | os.O_CLOEXEC))
+
+
+def bind_without_node(ctx: RestoreContext, view: socket.socket, name: UnixName) -> bytes:
+    """Give the socket a pathname that no directory shows; returns an address that leads to it from here."""
+    place = ctx.opened(os.open("/", os.O_PATH | os.O_CLOEXEC))
+    run_apart(lambda: _bind_hidden(view, name, place))
+    return b"/proc/self/fd/%d" % place
+
+
+def _bind_hidden(view: socket.socket, name: UnixName, place: int) -> None:
+    """In the child: a tmpfs over the directory of the name, in a mount namespace of its own."""
+    directory = os.path.dirname(os.path.join(name.directory, name.raw))
+    syscalls.syscall("unshare", _CLONE_NEWNS)
+    syscalls.mount(b"none", b"/", b"", _MS_REC_PRIVATE)
+    syscalls.mount(b"none", directory, b"tmpfs", 0)
+    if not name.raw.startswith(b"/"):
+        os.chdir(name.directory)
+    view.bind(name.raw)
+    found = os.open(name.raw, os.O_PATH)
+    os.dup2(found, place, inheritable=False)
+    os.close(found)

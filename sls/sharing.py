@@ -1,0 +1,58 @@
+"""What tasks share that cannot be kept shared: refused by name before anything is done inside them.
+
+clone(2) lets processes share an address space, a descriptor table or directories, and threads unshare them; kcmp(2)
+tells. It also orders kernel objects, so that sorting finds equal ones without comparing each pair. Pure but for kcmp.
+"""
+
+from collections.abc import Iterable
+from functools import cmp_to_key, partial
+from itertools import pairwise
+from typing import Final
+
+from sls import syscalls
+from sls.errors import UnsupportedResourceError
+from sls.freeze import FrozenProcess
+
+_KINDS: Final = {
+    syscalls.KCMP_VM: ("memory", "its address space (CLONE_VM)"),
+    syscalls.KCMP_FILES: ("descriptors", "its descriptor table (CLONE_FILES)"),
+    syscalls.KCMP_FS: ("directories", "its root, cwd and umask (CLONE_FS)"),
+}
+_CODE_32_BIT: Final = 0x23  # code segment of a program in compatibility mode
+_LESS, _GREATER = 1, 2
+
+
+def _order(kind: int, left: int, right: int) -> int:
+    return {0: 0, _LESS: -1, _GREATER: 1}.get(syscalls.kcmp(left, right, kind), 1)
+
+
+def refuse_shared(processes: Iterable[FrozenProcess]) -> None:
+    """UnsupportedResourceError when two processes share what cannot be kept shared, or a thread has its own."""
+    tids = {process.leader.tid: process for process in processes}
+    for kind, (resource, what) in _KINDS.items():
+        ordered = sorted(tids, key=cmp_to_key(partial(_order, kind)))
+        for left, right in pairwise(ordered):
+            if not syscalls.kcmp(left, right, kind):
+                pids = sorted((tids[left].pid, tids[right].pid))
+                detail = f"it shares {what} with pid {pids[0]}, which is not supported"
+                raise UnsupportedResourceError(pids[1], resource, detail)
+    for process in tids.values():
+        _refuse_unshared(process)
+
+
+def _refuse_unshared(process: FrozenProcess) -> None:
+    leader = process.leader.tid
+    for tid in process.threads:
+        for kind in (syscalls.KCMP_FILES, syscalls.KCMP_FS):
+            if tid != leader and syscalls.kcmp(leader, tid, kind):
+                resource, _ = _KINDS[kind]
+                detail = f"thread {tid} has its own (unshare(2)), which is not supported"
+                raise UnsupportedResourceError(process.pid, resource, detail)
+
+
+def refuse_foreign(process: FrozenProcess) -> None:
+    """UnsupportedResourceError for a program of another instruction set: it cannot make our calls."""
+    if any(thread.registers.cs == _CODE_32_BIT for thread in process.threads.values()):
+        raise UnsupportedResourceError(
+            process.pid, "registers", "a 32-bit program is not supported"
+        )

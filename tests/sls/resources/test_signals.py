@@ -1,0 +1,7 @@
+"""sigaction(2), masks, alternate stacks, queues."""
+
+from tests.sls.conftest import Kept
+
+
+def test_208_signal_actions_masks_and_queues(kept: Kept) -> None:
+    kept("signals.c")
