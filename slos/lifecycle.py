@@ -186,6 +186,7 @@ def take_over(core: Core, *, afresh: bool = False) -> None:
         for index in sorted(log.free):
             log.release(index)
         checkpoint(core)
+    log.keep_spare()
 
 
 def write_superblock(core: Core) -> None:

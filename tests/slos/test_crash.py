@@ -74,7 +74,7 @@ def test_x02_power_cut_again_during_recovery(tmp_path: Path) -> None:
     run_workload(device, model, 30, seed=5)
     chance = random.Random(6)
     for done, _, image in crash_images(device, chance, orders=0):
-        if done % (3 if LONG else 17):
+        if done % (3 if LONG else 41):
             continue
         again = RecordingDevice(image)
         with ObjectStore.open_device(again, background=False) as store:

@@ -174,7 +174,7 @@ class FailingDevice(MemoryDevice):
         super().__init__(image)
         self.calls = 0
         self.fails: Callable[[str, int], int] = lambda kind, number: 0
-        self.torn = False
+        self.torn = 0.0
 
     def _call(self, kind: str) -> None:
         self.calls += 1
@@ -186,9 +186,9 @@ class FailingDevice(MemoryDevice):
         try:
             self._call("write")
         except OSError:
-            if self.torn:  # What a failed write leaves behind is anyone's guess.
-                data = b"".join(parts)
-                apply_write(self.image, offset, data[: len(data) // 2])
+            # What a failed write leaves behind is anyone's guess.
+            data = b"".join(parts)
+            apply_write(self.image, offset, data[: int(len(data) * self.torn)])
             raise
         super().write(offset, parts)
 
