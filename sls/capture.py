@@ -22,7 +22,7 @@ from sls.image import (
     ThreadImage,
     encode,
 )
-from sls.pages import Changes, CopyBuffer, PageTracker, Ranges
+from sls.pages import Changes, CopyBuffer, PageTracker, Ranges, difference
 from sls.proc import FdInfo
 from sls.remote import (
     ARENA_BYTES,
@@ -41,6 +41,7 @@ from sls.resources import (
     THREAD_STATES,
     CaptureContext,
     CapturedProcess,
+    Content,
     FileType,
     Memo,
     MemorySource,
@@ -392,9 +393,7 @@ class _Session:
     def copy_all(self, *, full: bool) -> list[CapturedObject]:
         """Copy pages of every process, and the contents that resources asked for, into the buffer."""
         objects = [self._copy_memory(process, full) for process in self.processes]
-        objects += [
-            self._copy_content(content.object_id, source) for content, source in self.ctx.contents
-        ]
+        objects += [self._copy_content(content, source) for content, source in self.ctx.contents]
         return objects
 
     def _copy_memory(self, process: CapturedProcess, full: bool) -> CapturedObject:
@@ -410,7 +409,7 @@ class _Session:
             os.close(memory)
         return CapturedObject(process.object_id, offset, changes.copied, changes.gone)
 
-    def _copy_content(self, object_id: int, source: MemorySource) -> CapturedObject:
+    def _copy_content(self, content: Content, source: MemorySource) -> CapturedObject:
         buffer = self._buffer
         ranges = list(source.data_ranges())
         offset = buffer.reserve(sum(end - start for start, end in ranges))
@@ -419,7 +418,8 @@ class _Session:
             source.read_into(start, buffer.view(position, end - start))
             position += end - start
         source.close()
-        return CapturedObject(object_id, offset, ranges, [])
+        end = (content.size_bytes + syscalls.PAGE_BYTES - 1) & -syscalls.PAGE_BYTES
+        return CapturedObject(content.object_id, offset, ranges, difference([(0, end)], ranges))
 
 
 def _kind_of(file: OpenFile) -> FileType[Any]:

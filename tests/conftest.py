@@ -173,3 +173,12 @@ def wait_until() -> WaitUntil:
             time.sleep(0.005)
 
     return wait
+
+
+# --- programs ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where programs in C are compiled to, once for all tests."""
+    return tmp_path_factory.mktemp("binaries")

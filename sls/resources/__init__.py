@@ -34,6 +34,7 @@ from sls.resources.eventfd import Eventfd, EventfdRecord
 from sls.resources.inet.tcp import TcpSocket, TcpSocketRecord
 from sls.resources.inet.udp import UdpSocket, UdpSocketRecord
 from sls.resources.inotify import Inotify, InotifyRecord
+from sls.resources.memfd import Memfd, MemfdRecord
 from sls.resources.memory import Memory, MemoryRecord, VmaKind, VmaRecord
 from sls.resources.namespaces import Namespaces, NamespacesRecord
 from sls.resources.pidfd import Pidfd, PidfdRecord
@@ -69,6 +70,7 @@ PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
 THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (Thread(), ThreadSignals(), Credentials())
 FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
     Refused(),
+    Memfd(),
     Regular(),
     Device(),
     Pipe(),
@@ -93,6 +95,7 @@ AnyProcessRecord = (
 AnyThreadRecord = ThreadStateRecord | ThreadSignalsRecord | CredentialsRecord
 AnyFileRecord = (
     RegularRecord
+    | MemfdRecord
     | DeviceRecord
     | PipeRecord
     | EventfdRecord

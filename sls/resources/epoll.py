@@ -122,14 +122,14 @@ def _entries(ctx: CaptureContext, file: OpenFile) -> Iterator[EpollEntry]:
             events=int(found[2], 16),
             data=int(found[3], 16),
             target_id=target_id,
-            is_direct=ctx.descriptors.get((file.pid, number)) == target_id,
+            is_direct=ctx.descriptors.get((file.process.pid, number)) == target_id,
         )
 
 
 def _target(ctx: CaptureContext, file: OpenFile, number: int, nth: int) -> int | None:
     """The description behind an entry: most likely what has that number now."""
     epoll = (file.pid, file.fd)
-    likely = ctx.descriptors.get((file.pid, number))
+    likely = ctx.descriptors.get((file.process.pid, number))
     if likely is not None and syscalls.is_epoll_target(epoll, (file.pid, number), number, nth):
         return likely
     for other in ctx.files.values():

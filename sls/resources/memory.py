@@ -1,7 +1,7 @@
 """Address spaces: VMAs, what is mapped in them, brk, and the layout that prctl(PR_SET_MM) describes.
 
-Contents of private pages are not in the record: `sls.pages` copies them by address. Shared anonymous memory and deleted
-files are kept as contents of the generation; files that have a name are mapped again by it, and must not have changed.
+Contents of private pages are not in the record: `sls.pages` copies them by address. Inodes without a name (`nameless`)
+are kept as contents of the generation; files that have one are mapped again by it, and must not have changed.
 Sources: proc(5), prctl(2) PR_SET_MM_MAP, Documentation/filesystems/proc.rst (VmFlags).
 """
 
@@ -13,14 +13,13 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from sls import proc, syscalls
+from sls import proc
 from sls.errors import RestoreConflictError
 from sls.proc import VmaLine
 from sls.remote import Call, In, Remote, call
 from sls.resources.base import (
     CaptureContext,
     CapturedProcess,
-    Content,
     Memo,
     ProcessRecord,
     ProcessState,
@@ -29,6 +28,7 @@ from sls.resources.base import (
     RestoredProcess,
     Stage,
 )
+from sls.resources.nameless import Nameless, capture_nameless, is_nameless, nameless_descriptor
 from sls.syscalls import PAGE_BYTES
 
 
@@ -37,7 +37,9 @@ class VmaKind(enum.Enum):
 
     ANONYMOUS = "anonymous"
     FILE = "file"
-    SHARED = "shared"  # shared memory without a name: its bytes are contents of the generation
+    NAMELESS = (
+        "nameless"  # shared memory, memfd, deleted file: its bytes are contents of the generation
+    )
     KERNEL = "kernel"  # vdso and vvar
 
 
@@ -60,7 +62,7 @@ class VmaRecord(Record, frozen=True):
     offset: int = 0
     name: bytes = b""
     file: FileVersion | None = None
-    content: Content | None = None
+    inode: Nameless | None = None
     may_write: bool = True
     advice: tuple[str, ...] = ()
 
@@ -77,7 +79,7 @@ class MemoryRecord(ProcessRecord, frozen=True, tag="memory"):
     auxv: bytes
     executable: FileVersion
     object_id: int
-    lock_flags: int = 0
+    executable_inode: Nameless | None = None  # when it is deleted
 
 
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
@@ -108,6 +110,7 @@ class Memory(ProcessState[MemoryRecord]):
         replies = yield [call("brk", 0)]
         flags = _flags(process.tid, process.maps_text, process.memo)
         stat = process.stat
+        executable, executable_inode = _executable(ctx, process)
         return MemoryRecord(
             vmas=_vmas(ctx, process, flags),
             layout=(
@@ -116,7 +119,8 @@ class Memory(ProcessState[MemoryRecord]):
                 stat.env_end,
             ),
             auxv=proc.read(process.tid, "auxv"),
-            executable=_version(ctx, process, proc.link(process.tid, "exe"), f"/proc/{process.tid}/exe"),
+            executable=executable,
+            executable_inode=executable_inode,
             object_id=process.object_id,
         )  # fmt: skip
 
@@ -124,7 +128,7 @@ class Memory(ProcessState[MemoryRecord]):
         _flags(tid, proc.read(tid, "maps"), memo)
 
     def prepare(self, ctx: RestoreContext, record: MemoryRecord) -> None:
-        open_version(ctx, record.executable, os.O_RDONLY)
+        _executable_descriptor(ctx, record)
         for vma in record.vmas:
             _descriptor(ctx, vma)
 
@@ -143,7 +147,7 @@ class Memory(ProcessState[MemoryRecord]):
             record.object_id,
             [(vma.start, vma.end) for vma in record.vmas if vma.protection & mmap.PROT_WRITE],
         )
-        executable = open_version(ctx, record.executable, os.O_RDONLY)
+        executable = _executable_descriptor(ctx, record)
         auxv = In(record.auxv)
         layout = struct.pack("=11QQII", *record.layout, 0, len(record.auxv), executable)
         (reply,) = yield [
@@ -175,7 +179,7 @@ def _vmas(
             if line.name == b"[vsyscall]" or process.is_arena(line):
                 continue
             record = _vma(ctx, process, line, flags.get(line.start, frozenset()))
-            if record.content is None:
+            if record.inode is None:
                 known[line] = record
         records.append(record)
     return tuple(records)
@@ -193,7 +197,7 @@ def _vma(
     protection = sum(
         bit for letter, bit in zip(line.permissions, (1, 2, 4), strict=False) if letter != "-"
     )
-    kind, file, content = _backing(ctx, process, line)
+    kind, file, inode = _backing(ctx, process, line)
     return VmaRecord(
         start=line.start,
         end=line.end,
@@ -203,7 +207,7 @@ def _vma(
         offset=line.offset,
         name=line.name,
         file=file,
-        content=content,
+        inode=inode,
         may_write="mw" in flags,
         advice=tuple(sorted(flags & _KEPT_FLAGS)),
     )
@@ -211,7 +215,7 @@ def _vma(
 
 def _backing(
     ctx: CaptureContext, process: CapturedProcess, line: VmaLine
-) -> tuple[VmaKind, FileVersion | None, Content | None]:
+) -> tuple[VmaKind, FileVersion | None, Nameless | None]:
     name = line.name
     if name in KERNEL_NAMES:
         return VmaKind.KERNEL, None, None
@@ -220,60 +224,36 @@ def _backing(
     )
     if is_unnamed and not line.is_shared:
         return VmaKind.ANONYMOUS, None, None
+    if name in ctx.versions:
+        return VmaKind.FILE, ctx.versions[name], None
     link = f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
-    if line.is_shared and (name.startswith((b"/dev/zero (deleted)", b"[anon_shmem:"))):
-        identity = ("shared memory", line.device, line.inode)
-        size = os.stat(link).st_size
-        return VmaKind.SHARED, None, ctx.keep(identity, size, lambda: SharedMemory(link, size))
+    status = os.stat(link)
+    if name.startswith((b"/dev/zero (deleted)", b"[anon_shmem:")) or is_nameless(name, status):
+        if status.st_blksize != PAGE_BYTES and name.startswith(b"/memfd:"):
+            raise process.unsupported(f"memory at {line.start:#x}", "huge pages are not supported")
+        return VmaKind.NAMELESS, None, capture_nameless(ctx, link, name, status)
     if not name.startswith(b"/"):
         raise process.unsupported(f"memory at {line.start:#x}", f"{name.decode()} is not supported")
-    if name.endswith(b" (deleted)"):
-        raise process.unsupported(
-            f"memory at {line.start:#x}",
-            f"a mapping of the deleted file {name.decode(errors='replace')}",
-        )
-    return VmaKind.FILE, _version(ctx, process, name, link), None
+    return VmaKind.FILE, _version(ctx, name, status), None
 
 
-def _version(ctx: CaptureContext, process: CapturedProcess, path: bytes, link: str) -> FileVersion:
+def _executable(
+    ctx: CaptureContext, process: CapturedProcess
+) -> tuple[FileVersion, Nameless | None]:
+    link = f"/proc/{process.tid}/exe"
+    target, status = proc.link(process.tid, "exe"), os.stat(link)
+    if not is_nameless(target, status):
+        return _version(ctx, target, status), None
+    version = FileVersion(path=target, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+    return version, capture_nameless(ctx, link, target, status)
+
+
+def _version(ctx: CaptureContext, path: bytes, status: os.stat_result) -> FileVersion:
     found: FileVersion | None = ctx.versions.get(path)
     if found is None:
-        stat = os.stat(link)
-        found = FileVersion(path=path, size_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
+        found = FileVersion(path=path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
         ctx.versions[path] = found
     return found
-
-
-class SharedMemory:
-    """Bytes of an unnamed shared mapping, through /proc/<pid>/map_files."""
-
-    def __init__(self, link: str, size_bytes: int) -> None:
-        self._fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
-        self._size_bytes = size_bytes
-
-    def data_ranges(self) -> Iterator[tuple[int, int]]:
-        end = 0
-        while end < self._size_bytes:
-            try:
-                start = os.lseek(self._fd, end, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno == errno.ENXIO:
-                    return
-                raise
-            end = os.lseek(self._fd, start, os.SEEK_HOLE)
-            yield start & -PAGE_BYTES, (end + PAGE_BYTES - 1) & -PAGE_BYTES
-
-    def read_into(self, offset: int, view: memoryview) -> None:
-        done = 0
-        while done < len(view):
-            count = os.preadv(self._fd, [view[done:]], offset + done)
-            if not count:  # a size that is no whole number of pages
-                view[done:] = bytes(len(view) - done)
-                return
-            done += count
-
-    def close(self) -> None:
-        os.close(self._fd)
 
 
 # --- restore --------------------------------------------------------------------------------------------------------
@@ -330,15 +310,18 @@ def _clear(process: RestoredProcess, record: MemoryRecord) -> Iterator[Call]:
 
 def _descriptor(ctx: RestoreContext, vma: VmaRecord) -> int:
     """The descriptor that backs a mapping, -1 for none."""
-    if vma.kind is VmaKind.SHARED:
-        assert vma.content is not None
-        return _shared_descriptor(ctx, vma.content)
-    if vma.kind is VmaKind.FILE:
-        assert vma.file is not None
-        return open_version(
-            ctx, vma.file, os.O_RDWR if vma.is_shared and vma.may_write else os.O_RDONLY
-        )
+    mode = os.O_RDWR if vma.is_shared and vma.may_write else os.O_RDONLY
+    if vma.inode is not None:
+        return nameless_descriptor(ctx, vma.inode, mode)
+    if vma.file is not None:
+        return open_version(ctx, vma.file, mode)
     return -1
+
+
+def _executable_descriptor(ctx: RestoreContext, record: MemoryRecord) -> int:
+    if record.executable_inode is not None:
+        return nameless_descriptor(ctx, record.executable_inode, os.O_RDONLY)
+    return open_version(ctx, record.executable, os.O_RDONLY)
 
 
 def _map(ctx: RestoreContext, vma: VmaRecord) -> Call:
@@ -353,33 +336,6 @@ def _map(ctx: RestoreContext, vma: VmaRecord) -> Call:
     return call(
         "mmap", vma.start, vma.length, vma.protection, flags, _descriptor(ctx, vma), vma.offset
     )
-
-
-def _shared_descriptor(ctx: RestoreContext, content: Content) -> int:
-    """A descriptor of fresh shared anonymous memory that holds the kept bytes."""
-
-    def make() -> int:
-        memory = mmap.mmap(-1, content.size_bytes, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
-        view = memoryview(memory)
-
-        def write(offset: int, data: memoryview) -> None:
-            view[offset : offset + len(data)] = data[: content.size_bytes - offset]
-
-        ctx.contents.copy_to(content.object_id, ctx.contents.data_ranges(content.object_id), write)
-        fd = os.open(_own_link(memory), os.O_RDWR | os.O_CLOEXEC)
-        view.release()
-        ctx.opened(fd)
-        return ctx.inheritable(fd)
-
-    return ctx.once(("shared memory", content.object_id), make)
-
-
-def _own_link(memory: mmap.mmap) -> str:
-    """The link in /proc/self/map_files of a mapping of this process."""
-    address = syscalls.address_of(memory)
-    maps = proc.parse_maps(proc.read(os.getpid(), "maps"))
-    vma = next(vma for vma in maps if vma.start <= address < vma.end)
-    return f"/proc/self/map_files/{vma.start:x}-{vma.end:x}"
 
 
 def _advise(vma: VmaRecord) -> Iterator[Call]:

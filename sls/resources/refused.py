@@ -1,4 +1,7 @@
-"""Kinds of files that are refused, each with a sentence of its own. The first of the register, for some look like files with a path."""
+"""Kinds of files that are refused, each with a sentence of its own.
+
+The first of the register, for some look like files with a path.
+"""
 
 from typing import Final, NoReturn
 

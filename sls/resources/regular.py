@@ -1,60 +1,106 @@
-"""Regular files and directories: path, offset and flags (open(2)). A directory's position is its offset as well."""
+"""Regular files and directories (open(2)): path, position, flags; deleted ones with their bytes.
+
+A directory's position is its offset as well. O_PATH descriptors of anything with a path belong here too.
+"""
 
 import errno
 import os
 import stat
+from typing import Final
 
 from sls.errors import RestoreConflictError
 from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, RestoreContext
+from sls.resources.nameless import (
+    Nameless,
+    capture_nameless,
+    is_nameless,
+    nameless_descriptor,
+    other_name,
+)
 
-_CREATION_FLAGS = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
+_CREATION_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
+# O_TMPFILE includes O_DIRECTORY, which no deleted file has; the link in /proc is a link indeed
+_REOPEN_FLAGS: Final = ~(os.O_TMPFILE | os.O_NOFOLLOW)
 
 
 class RegularRecord(FileRecord, frozen=True, tag="regular"):
-    """A file or directory by its path."""
+    """A file or directory by its path, or, without a name, by its bytes."""
 
     path: bytes
     position: int
     is_directory: bool
     size_bytes: int
+    inode: Nameless | None = None
 
 
 class Regular(FileType[RegularRecord]):
-    """Files and directories with a path."""
+    """Files and directories."""
 
     record = RegularRecord
 
     def matches(self, file: OpenFile) -> bool:
         if not file.target.startswith(b"/"):
             return False
-        return stat.S_ISREG(file.stat.st_mode) or stat.S_ISDIR(file.stat.st_mode)
+        mode = file.stat.st_mode
+        return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or bool(file.flags & os.O_PATH)
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> RegularRecord:
-        if not file.stat.st_nlink or file.target.endswith(b" (deleted)"):
-            raise file.unsupported(
-                f"{file.target.decode(errors='replace')}: a deleted file is not supported yet"
-            )
-        if file.info.lines("lock:"):
-            raise file.unsupported(
-                f"{file.target.decode(errors='replace')}: file locks are not supported yet"
-            )
+        path, inode = file.target, None
+        if is_nameless(path, file.stat):
+            found = other_name(path, file.stat)
+            if found is None:
+                inode = _capture_deleted(ctx, file)
+            else:
+                path = found
+        is_file = stat.S_ISREG(file.stat.st_mode)
         return RegularRecord(
             file_id=file.file_id,
             flags=file.flags & ~_CREATION_FLAGS,
-            path=file.target,
+            path=path,
             position=file.position,
             is_directory=stat.S_ISDIR(file.stat.st_mode),
-            size_bytes=file.stat.st_size,
+            size_bytes=file.stat.st_size if is_file else 0,
+            inode=inode,
         )
 
     def restore(self, ctx: RestoreContext, record: RegularRecord) -> int:
+        path: bytes | str = record.path
+        flags = record.flags
+        if record.inode is not None:
+            path = f"/proc/self/fd/{nameless_descriptor(ctx, record.inode, os.O_RDONLY)}"
+            flags &= _REOPEN_FLAGS
         try:
-            fd = os.open(record.path, record.flags | os.O_CLOEXEC)
+            fd = os.open(path, flags | os.O_CLOEXEC)
         except OSError as error:
             raise RestoreConflictError(
                 f"{record.path.decode(errors='replace')}: {error.strerror}; put it back and restore again",
                 error.errno or errno.ENOENT,
             ) from error
         if not record.flags & os.O_PATH:
-            os.lseek(fd, record.position, os.SEEK_SET)
+            try:
+                _check_size(record, fd)
+                os.lseek(fd, record.position, os.SEEK_SET)
+            except BaseException:
+                os.close(fd)
+                raise
         return fd
+
+
+def _capture_deleted(ctx: CaptureContext, file: OpenFile) -> Nameless:
+    name = file.target.decode(errors="replace")
+    if not stat.S_ISREG(file.stat.st_mode):
+        raise file.unsupported(f"{name}: only a regular file can be kept once it is deleted")
+    if file.stat.st_nlink:
+        ctx.lose(file.pid, f"fd {file.fd}", f"{name}: comes back apart from its other hard links")
+    return capture_nameless(ctx, f"/proc/{file.pid}/fd/{file.fd}", file.target, file.stat)
+
+
+def _check_size(record: RegularRecord, fd: int) -> None:
+    """A file that grew is as good; one that shrank has lost what the program wrote or will read."""
+    size = os.fstat(fd).st_size
+    if size < record.size_bytes:
+        raise RestoreConflictError(
+            f"{record.path.decode(errors='replace')} has {size} bytes, {record.size_bytes} at the checkpoint; "
+            "put the old file back",
+            errno.ESTALE,
+        )

@@ -9,12 +9,6 @@ import pytest
 from tests.sls.driver import Outcome, Way, command_of, run
 
 
-@pytest.fixture(scope="session")
-def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where programs in C are compiled to."""
-    return tmp_path_factory.mktemp("binaries")
-
-
 class Kept(Protocol):
     """Runs a program of tests/programs/ with its case; fails the test unless it ends with `ok`."""
 

@@ -220,7 +220,7 @@ class _Run:
             after = [_visible_state(pid) for pid in self._tree()]
             _compare(before, after)
             self._losses += capture.image.losses
-        tracer.stop_tracking()
+        tracer.leave(lambda: [])
         self._between()
 
     def come_back(self) -> None:
@@ -229,7 +229,7 @@ class _Run:
             capture = self._capture(tracer)
             self._losses += capture.image.losses
             contents = MemoryContents(capture, tracer.buffer)
-            tracer.stop_tracking()
+            tracer.leave(lambda: [])
             _end_children()
             self._between()
             kept = image.decode(image.encode(capture.image))

@@ -1,0 +1,263 @@
+"""Inodes without a name: shared anonymous memory, memfds, deleted files. Their bytes are contents of the generation.
+
+Not a resource of its own: descriptors and mappings of one such inode both refer to it, and find one object again.
+A deleted file is made anew beside where it was and deleted at once, so its link count is 0 as before; one of
+O_TMPFILE can still be given a name. Sources: memfd_create(2), open(2), unlink(2).
+"""
+
+import enum
+import errno
+import fcntl
+import mmap
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from sls import proc, syscalls
+from sls.errors import RestoreConflictError
+from sls.pages import intersection
+from sls.resources.base import CaptureContext, Content, Record, RestoreContext
+from sls.syscalls import PAGE_BYTES
+
+_DELETED: Final = b" (deleted)"
+_MEMFD: Final = b"/memfd:"
+_NO_SEALS: Final = 0
+_F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
+_NAME_TRIES: Final = 100
+
+
+class NamelessKind(enum.Enum):
+    """How such an inode comes to be."""
+
+    ANONYMOUS = "anonymous"
+    MEMFD = "memfd"
+    DELETED = "deleted"
+    TMPFILE = "tmpfile"
+
+
+class Nameless(Record, frozen=True):
+    """One inode. `name`: of a memfd its name, of a file the path that it had or the directory of O_TMPFILE."""
+
+    kind: NamelessKind
+    content: Content
+    name: bytes = b""
+    mode: int = 0o600
+    uid: int = 0
+    gid: int = 0
+    seals: int = 0
+    mtime_ns: int = 0
+
+
+# --- capture --------------------------------------------------------------------------------------------------------
+
+
+def is_nameless(target: bytes, status: os.stat_result) -> bool:
+    """Whether `target`, a link's text in /proc, names nothing: a file may well be called `x (deleted)`."""
+    if not target.endswith(_DELETED):
+        return False
+    try:
+        named = os.stat(target)
+    except OSError:
+        return True
+    return (named.st_dev, named.st_ino) != (status.st_dev, status.st_ino)
+
+
+def other_name(target: bytes, status: os.stat_result) -> bytes | None:
+    """Another hard link of an inode whose own name `target` is deleted, if its directory holds one."""
+    if not status.st_nlink:
+        return None
+    try:
+        with os.scandir(os.path.dirname(target)) as entries:
+            return next(
+                (entry.path for entry in entries if entry.inode() == status.st_ino), None
+            )  # an inode number is of one filesystem, and so is a directory but for mount points
+    except OSError:
+        return None
+
+
+def capture_nameless(
+    ctx: CaptureContext, link: str, target: bytes, status: os.stat_result
+) -> Nameless:
+    """The inode behind `link` (in /proc/<pid>/fd or map_files), its bytes kept once for all who refer to it."""
+    size = status.st_size
+    identity = ("inode", status.st_dev, status.st_ino)
+    content = ctx.keep(identity, size, lambda: InodeBytes(link, size))
+    name = target.removesuffix(_DELETED)
+    kind, seals = NamelessKind.DELETED, _NO_SEALS
+    if target.startswith(_MEMFD):
+        kind, name = NamelessKind.MEMFD, name.removeprefix(_MEMFD)
+        seals = _seals(link)
+    elif not target.startswith(b"/") or target.startswith(b"/dev/zero (deleted)"):
+        kind, name = NamelessKind.ANONYMOUS, b""
+    elif os.path.basename(name) == b"#%d" % status.st_ino:  # d_tmpfile() of fs/dcache.c
+        kind, name = NamelessKind.TMPFILE, os.path.dirname(name)
+    return Nameless(
+        kind=kind,
+        content=content,
+        name=name,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        seals=seals,
+        mtime_ns=status.st_mtime_ns,
+    )
+
+
+def _seals(link: str) -> int:
+    fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return fcntl.fcntl(fd, _F_GET_SEALS)
+    finally:
+        os.close(fd)
+
+
+class InodeBytes:
+    """A `MemorySource`: an inode's data, read through a link in /proc; holes stay holes."""
+
+    def __init__(self, link: str, size_bytes: int) -> None:
+        self._fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+        self._size_bytes = size_bytes
+
+    def data_ranges(self) -> Iterator[tuple[int, int]]:
+        end = 0
+        while end < self._size_bytes:
+            try:
+                start = max(os.lseek(self._fd, end, os.SEEK_DATA) & -PAGE_BYTES, end)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                raise
+            end = (os.lseek(self._fd, start, os.SEEK_HOLE) + PAGE_BYTES - 1) & -PAGE_BYTES
+            yield start, end
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            count = os.preadv(self._fd, [view[done:]], offset + done)
+            if not count:  # a size that is no whole number of pages
+                view[done:] = bytes(len(view) - done)
+                return
+            done += count
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+# --- restore --------------------------------------------------------------------------------------------------------
+
+
+def nameless_descriptor(ctx: RestoreContext, inode: Nameless, mode: int) -> int:
+    """A descriptor (O_RDONLY or O_RDWR) of the inode, the same for all who ask; the processes inherit it."""
+
+    def make() -> int:
+        made = ctx.once(("inode", inode.content.object_id), lambda: _make(ctx, inode))
+        fd = os.open(f"/proc/self/fd/{made}", mode | os.O_CLOEXEC)
+        try:
+            return ctx.inheritable(fd)
+        finally:
+            os.close(fd)
+
+    return ctx.once(("inode", inode.content.object_id, mode), make)
+
+
+def seal(ctx: RestoreContext, inode: Nameless) -> None:
+    """Put the seals of a memfd on, once all its writable mappings are there."""
+
+    def add() -> None:
+        fd = nameless_descriptor(ctx, inode, os.O_RDWR)
+        fcntl.fcntl(fd, _F_ADD_SEALS, inode.seals)
+
+    if inode.seals:
+        ctx.once(("seals", inode.content.object_id), add)
+
+
+def _make(ctx: RestoreContext, inode: Nameless) -> int:
+    """A read-only descriptor of the inode, filled: an executable must not be open for writing (ETXTBSY)."""
+    try:
+        fd = _MAKERS[inode.kind](ctx, inode)
+    except OSError as error:
+        raise RestoreConflictError(
+            f"the deleted file {inode.name.decode(errors='replace')} cannot be made again: {error.strerror}; "
+            "see to its directory and restore again",
+            error.errno or errno.EIO,
+        ) from error
+    try:
+        _fill(ctx, inode, fd)
+        return ctx.opened(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        os.close(fd)
+
+
+def _fill(ctx: RestoreContext, inode: Nameless, fd: int) -> None:
+    size = inode.content.size_bytes
+
+    def write(offset: int, data: memoryview) -> None:
+        data = data[: size - offset]
+        done = 0
+        while done < len(data):
+            done += os.pwrite(fd, data[done:], offset + done)
+
+    object_id = inode.content.object_id
+    if inode.kind is not NamelessKind.ANONYMOUS:
+        os.ftruncate(fd, size)
+    ranges = intersection(list(ctx.contents.data_ranges(object_id)), [(0, size)])
+    ctx.contents.copy_to(object_id, ranges, write)
+    if inode.kind is not NamelessKind.ANONYMOUS:
+        os.fchown(fd, inode.uid, inode.gid)
+        os.fchmod(fd, inode.mode)
+        os.utime(fd, ns=(inode.mtime_ns, inode.mtime_ns))
+
+
+def _make_anonymous(ctx: RestoreContext, inode: Nameless) -> int:
+    """Shared anonymous memory has no descriptor but its link in map_files."""
+    size = max(inode.content.size_bytes, PAGE_BYTES)
+    with mmap.mmap(-1, size, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS) as memory:
+        address = syscalls.address_of(memory)
+        maps = proc.parse_maps(proc.read(os.getpid(), "maps"))
+        vma = next(vma for vma in maps if vma.start <= address < vma.end)
+        return os.open(f"/proc/self/map_files/{vma.start:x}-{vma.end:x}", os.O_RDWR | os.O_CLOEXEC)
+
+
+def _make_memfd(ctx: RestoreContext, inode: Nameless) -> int:
+    return os.memfd_create(os.fsdecode(inode.name), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def _make_deleted(ctx: RestoreContext, inode: Nameless) -> int:
+    """Under its old name if that is free, so that /proc shows it again."""
+    folder = _existing_folder(ctx, inode, os.path.dirname(inode.name))
+    name = os.path.basename(inode.name)
+    names = [name, *(b".%s.%d" % (name[:200], number) for number in range(_NAME_TRIES))]
+    for path in (os.path.join(folder, one) for one in names):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            continue
+        os.unlink(path)
+        return fd
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), inode.name)
+
+
+def _make_tmpfile(ctx: RestoreContext, inode: Nameless) -> int:
+    folder = _existing_folder(ctx, inode, inode.name)
+    return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def _existing_folder(ctx: RestoreContext, inode: Nameless, folder: bytes) -> bytes:
+    found = folder
+    while not os.path.isdir(found):
+        found = os.path.dirname(found)
+    if found != folder:
+        ctx.note(
+            "deleted file",
+            f"{inode.name.decode(errors='replace')} lives in {found.decode(errors='replace')}: its directory is gone",
+        )
+    return found
+
+
+_MAKERS: Final = {
+    NamelessKind.ANONYMOUS: _make_anonymous,
+    NamelessKind.MEMFD: _make_memfd,
+    NamelessKind.DELETED: _make_deleted,
+    NamelessKind.TMPFILE: _make_tmpfile,
+}

@@ -1,0 +1,28 @@
+"""Deleted files and shared memory without a name (unlink(2), shm_overview(7))."""
+
+import pytest
+
+from tests.sls.conftest import Kept
+
+
+@pytest.mark.parametrize("kind", ["posix-open", "posix-closed"])
+def test_215_posix_shm_already_unlinked(kept: Kept, kind: str) -> None:
+    kept("shared_memory.c", kind)
+
+
+@pytest.mark.parametrize("kind", ["file-closed", "file-deleted-closed", "file-deleted-open"])
+def test_206_shared_file(kept: Kept, kind: str) -> None:
+    kept("shared_memory.c", kind)
+
+
+@pytest.mark.parametrize("kind", ["anonymous", "zero"])
+def test_207_213_anonymous_memory(kept: Kept, kind: str) -> None:
+    kept("shared_memory.c", kind)
+
+
+def test_deleted_files(kept: Kept) -> None:
+    kept("deleted.c")
+
+
+def test_deleted_executable(kept: Kept) -> None:
+    kept("deleted_executable.c")
