@@ -337,6 +337,7 @@ class Forest:
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
             syscalls.set_sigmask(pid, 0)
             os.kill(pid, number)
+            syscalls.resume(pid)
             while True:
                 syscalls.resume(pid, syscalls.wait_stop(pid).signal)
         except TaskDiedError:

@@ -326,7 +326,7 @@ class _Session:
         return ProcessImage(
             pid=process.pid, ppid=stat.ppid, pgid=stat.pgrp, sid=stat.session, comm=stat.comm,
             states=states, threads=tuple(threads), descriptors=descriptors, exit_signal=stat.exit_signal,
-            is_stopped=any(thread.is_group_stopped for thread in process.frozen.threads.values()),
+            is_stopped=process.is_stopped,
         )  # fmt: skip
 
     def _zombies(self) -> Iterator[ProcessImage]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from sls import syscalls
+from sls.errors import TaskDiedError
 from sls.proc import VmaLine
 from sls.remote import Arena, Borrowed, call
 from sls.syscalls import (
@@ -102,12 +103,19 @@ class Changes(NamedTuple):
     gone: Ranges
 
 
+def _open_pagemap(pid: int) -> int:
+    try:
+        return os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise TaskDiedError(pid, "opening its pagemap") from error
+
+
 class PageTracker:
     """Knows, for one address space, what was captured last and what was written since."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self._pagemap = _open_pagemap(pid)
         self._userfaultfd: int | None = None
         self._captured: Ranges | None = None
         self.lack: str = ""  # why there is no tracking, in words

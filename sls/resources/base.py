@@ -8,6 +8,7 @@ or a kind of open file description (`FileType`). Methods that need system calls 
 import enum
 import fcntl
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -200,6 +201,14 @@ class CapturedProcess:
         if self._pidfd is None:
             self._pidfd = os.pidfd_open(self.tid, _PIDFD_THREAD if self.tid != self.pid else 0)
         return self._pidfd
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the process stands still until SIGCONT, or is about to."""
+        pending = int(self.status["SigPnd"], 16) | int(self.status["ShdPnd"], 16)
+        return bool(pending >> (signal.SIGSTOP - 1) & 1) or any(
+            thread.is_group_stopped for thread in self.frozen.threads.values()
+        )
 
     def is_arena(self, vma: VmaLine) -> bool:
         """Whether `vma` is our own, not the program's."""

@@ -62,7 +62,7 @@ class SignalActions(ProcessState[SignalActionsRecord]):
                 for number, reply in zip(numbers, replies, strict=True)
                 if reply.check() == 0 and any(reply.outputs[0])
             ),
-            queue=tuple(syscalls.peek_siginfo(process.frozen.leader.tid, shared=True)),
+            queue=_queue(process.tid, shared=True),
         )
 
     def restore(
@@ -103,7 +103,7 @@ class ThreadSignals(ThreadState[ThreadSignalsRecord]):
             stack_address=address,
             stack_flags=flags & ~_SS_ONSTACK,
             stack_bytes=size,
-            queue=tuple(syscalls.peek_siginfo(thread.tid, shared=False)),
+            queue=_queue(thread.tid, shared=False),
         )
 
     def restore(
@@ -117,6 +117,12 @@ class ThreadSignals(ThreadState[ThreadSignalsRecord]):
             stack = _STACK.pack(record.stack_address, record.stack_flags, 0, record.stack_bytes)
             calls.append(call("sigaltstack", In(stack), 0))
         yield from remote_all(calls)
+
+
+def _queue(tid: int, *, shared: bool) -> tuple[bytes, ...]:
+    """What waits; SIGSTOP, which nothing can hold back, is the process's being stopped."""
+    found = syscalls.peek_siginfo(tid, shared=shared)
+    return tuple(info for info in found if signal_number(info) not in _UNCHANGEABLE)
 
 
 def signal_number(info: bytes) -> int:

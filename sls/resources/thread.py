@@ -77,7 +77,7 @@ class Thread(ThreadState[ThreadStateRecord]):
         rseq = syscalls.rseq_configuration(tid)
         robust_list, robust_list_bytes = syscalls.robust_list(tid)
         return ThreadStateRecord(
-            registers=syscalls.registers_to_bytes(_outside_rseq(process.pid, thread, rseq)),
+            registers=syscalls.registers_to_bytes(_outside_rseq(thread, rseq)),
             xstate=syscalls.get_xstate(tid),
             sigmask=thread.sigmask,
             comm=stat.comm,
@@ -138,19 +138,18 @@ def _scratch(registers: syscalls.Registers, stack: bytes) -> int:
     return below_stack(registers) if flags & (_SS_ONSTACK | _SS_DISABLE) else int(address)
 
 
-def _outside_rseq(
-    pid: int, thread: FrozenThread, rseq: syscalls.RseqConfiguration
-) -> syscalls.Registers:
+def _outside_rseq(thread: FrozenThread, rseq: syscalls.RseqConfiguration) -> syscalls.Registers:
     """Registers of the thread; inside a restartable sequence, those of its abort handler.
 
     The kernel forgets the sequence once the thread runs elsewhere (our calls), so it is aborted here as a preemption
     would (kernel/rseq.c); the running thread gets the same.
     """
     if rseq.address:
-        cs = int.from_bytes(syscalls.read_memory(pid, rseq.address + _RSEQ_CS_OFFSET, 8), "little")
+        tid = thread.tid
+        cs = int.from_bytes(syscalls.read_memory(tid, rseq.address + _RSEQ_CS_OFFSET, 8), "little")
         if cs:
             _, _, start, length, abort = _RSEQ_CS.unpack(
-                syscalls.read_memory(pid, cs, _RSEQ_CS.size)
+                syscalls.read_memory(tid, cs, _RSEQ_CS.size)
             )
             if start <= thread.registers.rip < start + length:
                 thread.registers.rip = abort

@@ -298,7 +298,7 @@ def _visible_state(pid: int) -> dict[str, bytes]:
     """What /proc shows of a process that waits: mappings, descriptors, signals."""
     state = {name: proc.read(pid, name) for name in ("maps", "limits", "timers")}
     status = proc.status(pid)
-    state |= {name: status[name].encode() for name in _QUIET_STATUS}
+    state |= {name: status.get(name, "").encode() for name in _QUIET_STATUS}
     for fd in proc.entries(pid, "fd"):
         state[f"fd/{fd}"] = proc.link(pid, f"fd/{fd}")
         state[f"fdinfo/{fd}"] = _MOVING.sub(b"", proc.read(pid, f"fdinfo/{fd}"))

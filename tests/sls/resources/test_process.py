@@ -1,6 +1,8 @@
-"""Process trees, groups and sessions, and what a process has beside memory and files."""
+"""Process trees, groups and sessions, ended and stopped processes, and what a process has beside memory and files."""
 
-from tests.sls.conftest import Kept
+import pytest
+
+from tests.sls.conftest import Kept, Refused
 
 
 def test_211_five_children_with_a_pipe_between_each_pair(kept: Kept) -> None:
@@ -9,3 +11,36 @@ def test_211_five_children_with_a_pipe_between_each_pair(kept: Kept) -> None:
 
 def test_220_two_process_groups(kept: Kept) -> None:
     kept("groups.c")
+
+
+@pytest.mark.parametrize("signal", ["pending", "taken"])
+def test_211_zombies_keep_their_status(kept: Kept, signal: str) -> None:
+    kept("zombies.c", signal)
+
+
+def test_stopped_process_stays_stopped(kept: Kept) -> None:
+    kept("stopped.c")
+
+
+def test_main_thread_has_ended(kept: Kept) -> None:
+    kept("no_leader.c")
+
+
+@pytest.mark.parametrize("leader", ["gone", "elsewhere", "group"])
+def test_orphans_in_their_sessions_and_groups(kept: Kept, leader: str) -> None:
+    outcome = kept("sessions.c", leader)
+    assert not outcome.notes
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("memory", "memory: it shares its address space (CLONE_VM) with pid"),
+        ("files", "descriptors: it shares its descriptor table (CLONE_FILES) with pid"),
+        ("directories", "directories: it shares its root, cwd and umask (CLONE_FS) with pid"),
+        ("thread", "has its own (unshare(2)), which is not supported"),
+    ],
+    ids=["memory", "files", "directories", "thread"],
+)
+def test_x26_what_tasks_share_is_refused_by_name(refused: Refused, what: str, words: str) -> None:
+    assert words in refused("shares.c", what)
