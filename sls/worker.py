@@ -52,7 +52,7 @@ def family(members: Sequence[MemberId]) -> list[int]:
     found: dict[int, None] = {}
     for member in members:
         try:
-            if proc.stat(member.pid).start_time_ticks != member.start_time:
+            if proc.start_time(member.pid) != member.start_time:
                 continue
         except TaskDiedError:
             continue
@@ -179,6 +179,8 @@ class Worker:
         if isinstance(message, TakeCapture):
             self._capture(message.serial, message.members, full=message.full, track=message.track)
         elif isinstance(message, Continue):
+            if not message.period_ms:
+                self.leave()
             self._continue = message
             self._due_ns = time.monotonic_ns()
             self._missed = 0
@@ -205,6 +207,12 @@ class Worker:
             self._last_serial = 0
 
     # --- captures ---
+
+    def leave(self) -> None:
+        """Take what stays in the members between captures out of them."""
+        members = self._continue.members
+        self._tracer.leave(lambda: family(members))
+        self._last_serial = 0
 
     def _capture_due(self) -> None:
         period_ns = self._continue.period_ms * 10**6
@@ -235,7 +243,11 @@ class Worker:
         started_ns = time.time_ns()
         try:
             capture = self._tracer.capture(
-                lambda: family(members), full=full, track=track, buffer=buffer
+                lambda: family(members),
+                full=full,
+                track=track,
+                stay=self._continue.period_ms > 0,
+                buffer=buffer,
             )
         except (SlsError, OSError) as error:
             self._free.append(buffer)
@@ -333,10 +345,11 @@ def main(fd: int) -> None:
     """Serve the channel on descriptor `fd`."""
     _prepare_process()
     channel: Channel[ToWorker] = Channel(socket.socket(fileno=fd), ToWorker)
+    worker = Worker(channel)
     try:
-        Worker(channel).run()
+        worker.run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
+        worker.leave()
 
 
 if __name__ == "__main__":
