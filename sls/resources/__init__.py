@@ -39,6 +39,7 @@ from sls.resources.memory import Memory, MemoryRecord, VmaKind, VmaRecord
 from sls.resources.namespaces import Namespaces, NamespacesRecord
 from sls.resources.pidfd import Pidfd, PidfdRecord
 from sls.resources.pipe import Pipe, PipeRecord
+from sls.resources.posix_timer import PosixTimers, PosixTimersRecord
 from sls.resources.process import Process, ProcessStateRecord
 from sls.resources.refused import Refused
 from sls.resources.regular import Regular, RegularRecord
@@ -66,6 +67,7 @@ PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     SignalActions(),
     Process(),
     IntervalTimers(),
+    PosixTimers(),
 )
 THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (Thread(), ThreadSignals(), Credentials())
 FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
@@ -91,6 +93,7 @@ AnyProcessRecord = (
     | SignalActionsRecord
     | ProcessStateRecord
     | IntervalTimersRecord
+    | PosixTimersRecord
 )
 AnyThreadRecord = ThreadStateRecord | ThreadSignalsRecord | CredentialsRecord
 AnyFileRecord = (

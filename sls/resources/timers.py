@@ -3,7 +3,6 @@
 import struct
 from typing import Final
 
-from sls import proc
 from sls.remote import In, Out, Remote, call, remote_all
 from sls.resources.base import (
     CaptureContext,
@@ -55,8 +54,6 @@ class IntervalTimers(ProcessState[IntervalTimersRecord]):
             )
             if timer.value_us:
                 timers.append(timer)
-        if proc.read(process.tid, "timers"):
-            raise process.unsupported("timers", "POSIX timers (timer_create) are not supported yet")
         return IntervalTimersRecord(timers=tuple(timers))
 
     def restore(
