@@ -142,7 +142,7 @@ def _parse_unix(payload: bytes) -> UnixState:
         inode=inode,
         kind=kind,
         state=state,
-        name=attributes.get(_UNIX_NAME, b""),
+        name=_name(attributes.get(_UNIX_NAME, b"")),
         node=struct.unpack("=II", node) if node else None,
         peer=struct.unpack("=I", peer)[0] if peer else None,
         pending=struct.unpack(f"={len(icons) // 4}I", icons),
@@ -150,6 +150,11 @@ def _parse_unix(payload: bytes) -> UnixState:
         send_queue=lengths[1],
         shutdown=attributes.get(_UNIX_SHUTDOWN, b"\0")[0],
     )
+
+
+def _name(raw: bytes) -> bytes:
+    """Paths come with a terminating NUL; NULs of an abstract name are part of it."""
+    return raw if raw.startswith(b"\0") else raw.rstrip(b"\0")
 
 
 _INET_MESSAGE = struct.Struct("=BBBB48sIIIII")

@@ -16,7 +16,8 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from ptrace import PtraceError
@@ -35,6 +36,7 @@ from ptrace.binding.func import (
     PTRACE_O_TRACEEXEC,
     PTRACE_O_TRACEFORK,
     PTRACE_O_TRACEVFORK,
+    PTRACE_SETOPTIONS,
     PTRACE_SETREGS,
     PTRACE_SETREGSET,
     PTRACE_SINGLESTEP,
@@ -53,6 +55,7 @@ PTRACE_PEEKSIGINFO: Final = 0x4209
 PTRACE_GETSIGMASK: Final = 0x420A
 PTRACE_SETSIGMASK: Final = 0x420B
 PTRACE_SECCOMP_GET_FILTER: Final = 0x420C
+PTRACE_SECCOMP_GET_METADATA: Final = 0x420D
 PTRACE_GET_RSEQ_CONFIGURATION: Final = 0x420F
 PTRACE_PEEKSIGINFO_SHARED: Final = 1
 PTRACE_EVENT_STOP: Final = 128
@@ -221,6 +224,26 @@ def peek_siginfo(tid: int, *, shared: bool, batch: int = 32) -> list[bytes]:
         ]
         if count < batch:
             return found
+
+
+def suspend_seccomp(tid: int) -> None:
+    """PTRACE_O_SUSPEND_SECCOMP while traced. OSError without CAP_SYS_ADMIN, or within a filter of our own."""
+    _trace(PTRACE_SETOPTIONS, tid, 0, TRACE_OPTIONS | PTRACE_O_SUSPEND_SECCOMP)
+
+
+def seccomp_program(tid: int, index: int) -> bytes:
+    """PTRACE_SECCOMP_GET_FILTER: instructions of the filter; 0 is the oldest. OSError for an eBPF one."""
+    count = _trace(PTRACE_SECCOMP_GET_FILTER, tid, index, 0)
+    buffer = ctypes.create_string_buffer(8 * count)
+    _trace(PTRACE_SECCOMP_GET_FILTER, tid, index, ctypes.addressof(buffer))
+    return buffer.raw
+
+
+def seccomp_flags(tid: int, index: int) -> int:
+    """PTRACE_SECCOMP_GET_METADATA: flags of the filter."""
+    buffer = ctypes.create_string_buffer(struct.pack("=QQ", index, 0), 16)
+    _trace(PTRACE_SECCOMP_GET_METADATA, tid, 16, ctypes.addressof(buffer))
+    return int(struct.unpack("=QQ", buffer.raw)[1])
 
 
 class RseqConfiguration(NamedTuple):
@@ -403,6 +426,25 @@ def robust_list(tid: int) -> tuple[int, int]:
 def io_priority(tid: int) -> int:
     """ioprio_get(2) of one thread."""
     return syscall("ioprio_get", 1, tid)
+
+
+def peek_short(fd: int, length: int, flags: int) -> int:
+    """recvfrom(2) of `length` bytes into room for one less, behind which nothing is mapped: how many were copied.
+
+    What does not fit whole is not copied: 0, or the end of the last piece before it.
+    """
+    whole = -(-length // PAGE_BYTES) * PAGE_BYTES
+    room = mmap.mmap(-1, whole + PAGE_BYTES)
+    end = address_of(room) + whole
+    try:
+        syscall("mprotect", end, PAGE_BYTES, 0)
+        return syscall("recvfrom", fd, end - (length - 1), length, flags, 0, 0)
+    except OSError as error:
+        if error.errno != errno.EFAULT:
+            raise
+        return 0
+    finally:
+        room.close()
 
 
 _CLONE_FILES: Final = 0x400
@@ -635,3 +677,29 @@ def open_by_handle(mount_fd: int, handle: FileHandle, flags: int) -> int:
     data = struct.pack("=Ii", len(handle.data), handle.kind) + handle.data
     buffer = ctypes.create_string_buffer(data, len(data))
     return syscall("open_by_handle_at", mount_fd, ctypes.addressof(buffer), flags)
+
+
+# --- rights of this thread ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def acting_as(uid: int, gid: int) -> Iterator[None]:
+    """Look up and open files with the rights of `uid` and `gid` and of no other group, in this thread alone.
+
+    setfsuid(2) takes CAP_DAC_OVERRIDE and its like away and gives them back; setgroups(2) is a thread's own matter
+    below glibc. A process that is not root keeps the rights it has.
+    """
+    if os.geteuid() != 0 or (uid, gid) == (0, 0):
+        yield
+        return
+    groups = os.getgroups()
+    kept = (ctypes.c_uint32 * len(groups))(*groups)
+    syscall("setgroups", 0, 0)
+    try:
+        syscall("setfsgid", gid)
+        syscall("setfsuid", uid)
+        yield
+    finally:
+        syscall("setfsuid", 0)
+        syscall("setfsgid", 0)
+        syscall("setgroups", len(groups), ctypes.addressof(kept))

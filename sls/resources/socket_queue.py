@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
+from sls import syscalls
 from sls.resources.base import CaptureContext, OpenFile
 
 _SO_PEEK_OFF: Final = 42
@@ -52,19 +53,47 @@ def is_peekable(ctx: CaptureContext, file: OpenFile, view: socket.socket) -> boo
 def peek_messages(view: socket.socket) -> Iterator[PeekedMessage]:
     """Every message of a queue that keeps boundaries, in order."""
     first = _peek(view)
-    if first is None:
+    if first is None or _is_end(view, first):
         return
     yield first
     with peek_offset(view, len(first.data)):
-        while (message := _peek(view)) is not None:
+        while (message := _peek(view)) is not None and not _is_end(view, message):
             yield message
 
 
+def _is_end(view: socket.socket, message: PeekedMessage) -> bool:
+    """Where no more can come (SOCK_SEQPACKET), the end reads as an empty message without end."""
+    if message.data or message.ancillary or view.type != socket.SOCK_SEQPACKET:
+        return False
+    poller = select.poll()
+    poller.register(view.fileno(), select.POLLRDHUP)
+    return bool(poller.poll(0))
+
+
 def peek_stream(view: socket.socket) -> Iterator[PeekedMessage]:
-    """A byte stream in pieces: they end where descriptors or credentials change."""
+    """A byte stream in pieces: one begins where descriptors were sent, or credentials change."""
+    position = 0
     with peek_offset(view, 0):
         while (piece := _peek(view)) is not None and piece.data:
-            yield piece
+            plain = _bytes_before_rights(view, position, piece)
+            if plain:
+                rest = [one for one in piece.ancillary if one[1] != socket.SCM_RIGHTS]
+                yield PeekedMessage(piece.data[:plain], rest, piece.address)
+            yield PeekedMessage(piece.data[plain:], piece.ancillary, piece.address)
+            position += len(piece.data)
+            view.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, position)
+
+
+def _bytes_before_rights(view: socket.socket, position: int, piece: PeekedMessage) -> int:
+    """Where in a piece its descriptors were sent.
+
+    A piece is what one peek returns: bytes without descriptors run into those with them (unix(7)), also when the peek
+    is shorter (net/unix/af_unix.c goes on to the next buffer). But a buffer that cannot be copied whole ends it before.
+    """
+    if len(piece.data) < 2 or not any(kind == socket.SCM_RIGHTS for _, kind, _ in piece.ancillary):
+        return 0
+    view.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, position)
+    return syscalls.peek_short(view.fileno(), len(piece.data), _PEEK)
 
 
 @contextmanager

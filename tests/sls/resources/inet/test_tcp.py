@@ -27,8 +27,8 @@ def test_218_backlog(kept: Kept, backlog: int) -> None:
 @pytest.mark.parametrize("mode", ["plain", "reuse"])
 def test_218_old_client_sees_a_reset(restored: Kept, tmp_path: Path, mode: str) -> None:
     """A connection that waited to be accepted ends with a reset; the listener accepts new ones after the restore."""
-    command = [sys.executable, PROGRAMS / "tcp_client.py", tmp_path / "address", tmp_path / "end"]
-    with subprocess.Popen(command) as client:
+    paths = [PROGRAMS / "tcp_client.py", tmp_path / "address", tmp_path / "end"]
+    with subprocess.Popen([sys.executable, *map(str, paths)]) as client:
         restored("tcp_listener.py", "127.0.0.1", 3, mode, "pending")
         client.wait(10)
     assert (tmp_path / "end").read_text() == "ConnectionResetError"
