@@ -26,6 +26,8 @@ from slos.log import Log
 from slos.pages import PageReader, RunReader
 from slos.store import PAGE_BYTES
 
+# One processor is left to hashing, writing and whoever the store works for.
+COMPRESS_THREADS = max(1, min(8, (os.cpu_count() or 2) - 1))
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -70,7 +72,9 @@ class Core:
         self.runs = RunReader(self.log)
         self.holders: set[Holder] = set()
         self.counts = Counts()
-        self.pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="slos")
+        self.pool = ThreadPoolExecutor(COMPRESS_THREADS, thread_name_prefix="slos")
+        # Long transactions append from here, so that the next part is compressed meanwhile.
+        self.writer = ThreadPoolExecutor(1, thread_name_prefix="slos-writer")
         # Set while collection decides: which old pages may still be shared.
         self.may_share: Callable[[Array], NDArray[np.bool_]] | None = None
         self.on_reference: Callable[[Array], None] | None = None
@@ -227,7 +231,12 @@ class Core:
             offset=number * PAGE_BYTES,
         )
 
+    def stop_threads(self) -> None:
+        """End the threads that compress and write."""
+        self.writer.shutdown()
+        self.pool.shutdown()
+
     def close(self) -> None:
         """Let threads and the file go."""
-        self.pool.shutdown()
+        self.stop_threads()
         self.device.close()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from slos.format import Array
 
 _RATIO = 8
+_RECENT = 8192
 _NONE = np.zeros(0, np.uint64)
 
 
@@ -32,17 +33,28 @@ class HashIndex:
 
     def __init__(self, max_entries: int = 8 << 20):
         self.levels: list[Level] = []
+        # The newest pages: many small additions would make merging dear.
+        self._recent: dict[int, int] = {}
         self.next_key = 0
         self._max_entries = max_entries
 
     def __len__(self) -> int:
-        return sum(len(level.ids) for level in self.levels)
+        return len(self._recent) + sum(len(level.ids) for level in self.levels)
 
     def add(self, hashes: Array, ids: Array) -> None:
         """New pages."""
-        if not len(ids):
+        self._recent.update(zip(hashes.tolist(), ids.tolist(), strict=True))
+        if len(self._recent) >= _RECENT:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Make a level of the newest pages."""
+        if not self._recent:
             return
-        self.levels.append(Level(hashes, ids))
+        count = len(self._recent)
+        hashes = np.fromiter(self._recent.keys(), np.uint64, count)
+        self.levels.append(Level(hashes, np.fromiter(self._recent.values(), np.uint64, count)))
+        self._recent = {}
         while len(self.levels) > 1 and self._is_mergeable():
             newer, older = self.levels.pop(), self.levels.pop()
             self.levels.append(_merged([older, newer]))
@@ -62,6 +74,11 @@ class HashIndex:
             hit = level.hashes[index] == hashes
             if hit.any():
                 found[hit] = level.ids[index[hit]]
+        if self._recent:
+            recent = self._recent
+            newest = [recent.get(value, 0) for value in hashes.tolist()]
+            if any(newest):
+                found = np.where(np.array(newest, np.uint64), newest, found).astype(np.uint64)
         return found
 
     def unkept(self) -> tuple[list[Level], list[Level]]:
@@ -69,6 +86,7 @@ class HashIndex:
 
         Kept levels join when there are many of their length, so that their number stays small.
         """
+        self._settle()
         loose = [level for level in self.levels if level.key is None]
         kept = [level for level in self.levels if level.key is not None]
         size = sum(len(level.ids) for level in loose)
@@ -91,6 +109,7 @@ class HashIndex:
 
     def prune(self, is_known: Callable[[Array], NDArray[np.bool_]]) -> list[int]:
         """Forget pages that are gone, where they are many; keys whose sections are void."""
+        self._settle()
         void: list[int] = []
         for number, level in enumerate(self.levels):
             known = is_known(level.ids)

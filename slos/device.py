@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 _IOV_MAX = 1024
+_WRITE_BEHIND_BYTES = 1 << 20
 # Documented in xfsctl(3); the VFS maps it to fallocate(FALLOC_FL_PUNCH_HOLE | KEEP_SIZE) for
 # every file system (fs/ioctl.c, Linux 5.5). Python's os module has no fallocate with a mode.
 _FS_IOC_UNRESVSP64 = 0x4030582B
@@ -85,6 +86,10 @@ class FileDevice:
                 written = os.pwritev(self._fd, group, offset)
                 if written == 0:
                     raise OSError(errno.EIO, "pwritev wrote nothing")
+                if written >= _WRITE_BEHIND_BYTES:
+                    # Starts writing back now what a later fdatasync would wait for. Nothing is
+                    # dropped from the page cache: the pages are dirty (mm/fadvise.c).
+                    os.posix_fadvise(self._fd, offset, written, os.POSIX_FADV_DONTNEED)
                 offset += written
                 group = _drop(group, written)
 

@@ -98,10 +98,10 @@ def sort_entries(objects: Array, pages: Array, ids: Array) -> Entries:
     """Sort by key; of equal keys the last one given wins."""
     if not len(ids):
         return EMPTY
-    if objects[0] == objects[-1] and (objects == objects[0]).all():
-        order = np.argsort(pages, kind="stable")
-    else:
-        order = np.lexsort((pages, objects))
+    one = objects[0] == objects[-1] and bool((objects == objects[0]).all())
+    if one and bool((pages[1:] > pages[:-1]).all()):
+        return Entries(objects, pages, ids)
+    order = np.argsort(pages, kind="stable") if one else np.lexsort((pages, objects))
     objects, pages, ids = objects[order], pages[order], ids[order]
     last = np.ones(len(ids), np.bool_)
     last[:-1] = (pages[1:] != pages[:-1]) | (objects[1:] != objects[:-1])

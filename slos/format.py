@@ -13,7 +13,7 @@ import lz4.block
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from slos.errors import StoreFormatError
 from slos.store import MAX_NOTE_BYTES, PAGE_BYTES
@@ -208,15 +208,14 @@ def decode_header(data: bytes | memoryview, seed: int) -> Header | None:
 
 
 class Draft:
-    """A record before it has its place: header fields and the payload's parts."""
+    """A record before it has its place: header fields and the payload's parts, not copied."""
 
-    __slots__ = ("body", "checksum", "context", "count", "flags", "ident", "raw", "stored", "type")
+    __slots__ = ("checksum", "context", "count", "flags", "ident", "parts", "raw", "stored", "type")
 
     def __init__(
         self,
         kind: RecordType,
-        body: bytes = b"",
-        *,
+        *parts: bytes | memoryview,
         flags: int = 0,
         count: int = 0,
         raw: int = 0,
@@ -229,9 +228,15 @@ class Draft:
         self.raw = raw
         self.ident = ident
         self.context = context
-        self.body = body
-        self.stored = len(body)
-        self.checksum = xxh3_64_intdigest(body)
+        self.parts = parts
+        self.stored = sum(map(len, parts))
+        if len(parts) == 1:
+            self.checksum = xxh3_64_intdigest(parts[0])
+        else:
+            checksum = xxh3_64()
+            for part in parts:
+                checksum.update(part)
+            self.checksum = checksum.intdigest()
 
     @classmethod
     def copy(cls, header: Header, payload: memoryview) -> Self:
@@ -297,7 +302,8 @@ def encode_pages(pages: memoryview, hashes: bytes, acceleration: int = 1) -> Dra
     body, flags = compress(pages, acceleration)
     return Draft(
         RecordType.PAGES,
-        b"".join((hashes, body)),
+        hashes,
+        body,
         flags=flags,
         count=len(pages) // PAGE_BYTES,
         raw=len(pages),
@@ -309,7 +315,9 @@ def encode_moved(pages: memoryview, hashes: bytes, page_ids: Array) -> Draft:
     body, flags = compress(pages)
     return Draft(
         RecordType.MOVED,
-        b"".join((hashes, page_ids.astype(U64).tobytes(), body)),
+        hashes,
+        page_ids.astype(U64).tobytes(),
+        body,
         flags=flags,
         count=len(page_ids),
         raw=len(pages),

@@ -117,7 +117,7 @@ class _Checker:
         if self._repair and (self._problems or lost):
             self._mend(core, doomed)
         report = self._report(core)
-        core.pool.shutdown()
+        core.stop_threads()
         return report
 
     def _report(self, core: Core | None) -> FsckReport:

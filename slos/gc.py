@@ -228,7 +228,7 @@ class Cycle:
         drafts: list[Draft] = []
         for start, stop in groups:
             pages = data[start:stop].reshape(-1).data
-            hashes = page_hashes(pages, list(range(stop - start)))
+            hashes = page_hashes(pages, stop - start)
             drafts.append(encode_moved(pages, hashes.tobytes(), page_ids[start:stop]))
 
         def registered(offsets: list[int], _: int) -> None:

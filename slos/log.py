@@ -93,7 +93,7 @@ class Log:
                 parts = []
             parts.append(draft.encode_header(self.epoch, self.lsn, self.seed))
             self.lsn += 1
-            parts.append(draft.body)
+            parts += draft.parts
             padding = size - HEADER_BYTES - draft.stored
             if padding:
                 parts.append(_PADDING[:padding])

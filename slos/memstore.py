@@ -24,6 +24,7 @@ from slos.request import (
     not_found,
 )
 from slos.store import (
+    MAX_OID,
     PAGE_BYTES,
     Buffer,
     GenerationInfo,
@@ -257,7 +258,7 @@ class MemoryStore:
 
     def partitions(self) -> tuple[int, ...]:
         with self._lock:
-            return tuple(sorted(self._partitions))
+            return tuple(sorted(oid for oid in self._partitions if oid <= MAX_OID))
 
     def properties(self, oid: int) -> bytes:
         with self._lock:

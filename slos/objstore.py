@@ -29,7 +29,7 @@ from slos.request import (
     merge_ranges,
     not_found,
 )
-from slos.store import PAGE_BYTES, Buffer, GenerationInfo, ObjectInfo, StoreStatistics
+from slos.store import MAX_OID, PAGE_BYTES, Buffer, GenerationInfo, ObjectInfo, StoreStatistics
 from slos.transaction import ObjectTransaction
 
 _MAX_PROPERTIES_BYTES = 64 << 10
@@ -128,9 +128,9 @@ class ObjectStore:
         self._maintenance.wake()
 
     def partitions(self) -> tuple[int, ...]:
-        """Numbers of the partitions, ascending."""
+        """Numbers of the partitions, ascending; side streams are left out."""
         with self._core.lock:
-            return tuple(sorted(self._core.catalog.partitions))
+            return tuple(sorted(oid for oid in self._core.catalog.partitions if oid <= MAX_OID))
 
     def properties(self, oid: int) -> bytes:
         """What `set_properties` set."""

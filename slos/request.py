@@ -14,6 +14,7 @@ from slos.store import (
     MAX_OBJECT_BYTES,
     MAX_OID,
     PAGE_BYTES,
+    SIDE_STREAM,
     Buffer,
 )
 
@@ -25,8 +26,8 @@ def as_bytes(data: Buffer) -> memoryview:
 
 
 def check_oid(oid: int) -> None:
-    """Partitions are numbered from 1."""
-    if not 1 <= oid <= MAX_OID:
+    """Partitions are numbered from 1; each may have a side stream beside it."""
+    if not 1 <= oid & ~SIDE_STREAM <= MAX_OID:
         raise InvalidRequestError(f"partition {oid}: use a number from 1 to {MAX_OID}", oid=oid)
 
 

@@ -18,6 +18,7 @@ PageNumbers: TypeAlias = Sequence[int] | NDArray[Any]
 
 PAGE_BYTES = 4096
 MAX_OID = 65536
+SIDE_STREAM = 1 << 20  # in a partition's number: its second stream of generations, not listed
 MAX_NAME_BYTES = 255
 MAX_NOTE_BYTES = 64 << 10
 MAX_OBJECT_BYTES = 1 << 63

@@ -5,7 +5,10 @@ for a transaction that ends without one is garbage, which collection finds.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_all
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -31,6 +34,7 @@ from slos.store import PAGE_BYTES, Buffer, GenerationInfo, PageNumbers
 
 _FLUSH_BYTES = 4 << 20
 _FLUSH_PARTIAL = 1024
+_PIPELINE = 3
 _ZERO_PAGE = bytes(PAGE_BYTES)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -246,19 +250,31 @@ class ObjectTransaction:
             self._chunks.append(sort_entries(objects, numbers, ids))
 
     def _stream(self, object_id: int, numbers: Array, data: memoryview) -> None:
+        """A long piece: one part is hashed while the last is compressed and an older written."""
         step = _FLUSH_BYTES // PAGE_BYTES
-        for start in range(0, len(numbers), step):
-            part = numbers[start : start + step]
-            batch = self._ingest(data[start * PAGE_BYTES : (start + step) * PAGE_BYTES])
-            self._append(batch)
-            objects = np.full(len(part), object_id, np.uint64)
-            self._chunks.append(sort_entries(objects, part, batch.ids))
+        waiting: deque[tuple[Future[None], Array]] = deque()
+        try:
+            for start in range(0, len(numbers), step):
+                part = numbers[start : start + step]
+                piece = data[start * PAGE_BYTES : (start + step) * PAGE_BYTES]
+                examined = ingest.examine(piece)
+                while len(waiting) >= _PIPELINE or _repeats(examined.hashes, waiting):
+                    waiting.popleft()[0].result()
+                batch = self._ingest(piece, examined)
+                waiting.append((self._core.writer.submit(self._append, batch), batch.hashes))
+                objects = np.full(len(part), object_id, np.uint64)
+                self._chunks.append(sort_entries(objects, part, batch.ids))
+        finally:
+            # The data is the caller's: nothing refers to it when this returns.
+            wait_all([future for future, _ in waiting])
+        for future, _ in waiting:
+            future.result()
 
-    def _ingest(self, data: memoryview) -> ingest.Batch:
+    def _ingest(self, data: memoryview, examined: ingest.Examined) -> ingest.Batch:
         if self._first_block is None:
             with self._core.lock:
                 self._first_block = self._core.catalog.next_block
-        return ingest.prepare(self._core, data, self._held)
+        return ingest.prepare(self._core, data, examined, self._held)
 
     def _append(self, batch: ingest.Batch) -> None:
         core = self._core
@@ -271,8 +287,10 @@ class ObjectTransaction:
         pending, self._pending, self._pending_bytes = self._pending, [], 0
         if not pending:
             return ingest.EMPTY
-        data = pending[0][2] if len(pending) == 1 else b"".join([part[2] for part in pending])
-        batch = self._ingest(memoryview(data))
+        data = pending[0][2]
+        if len(pending) > 1:
+            data = memoryview(b"".join([part[2] for part in pending]))
+        batch = self._ingest(data, ingest.examine(data))
         objects = [np.full(len(part[1]), part[0], np.uint64) for part in pending]
         self._chunks.append(
             sort_entries(
@@ -499,3 +517,10 @@ class ObjectTransaction:
             if present.all():
                 break
         return present
+
+
+def _repeats(hashes: Array, waiting: deque[tuple[Future[None], Array]]) -> bool:
+    """Whether some pages may be among those that are not written yet."""
+    if not waiting:
+        return False
+    return bool(np.isin(hashes, np.concatenate([own for _, own in waiting])).any())

@@ -5,11 +5,11 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.slos.fakes.device import MemoryDevice, RecordingDevice, crash_images
-from tests.slos.fakes.workload import Model, commit_some, new_image
 
 from slos.fsck import check_device
 from slos.objstore import ObjectStore
+from tests.slos.fakes.device import MemoryDevice, RecordingDevice, crash_images
+from tests.slos.fakes.workload import Model, commit_some, new_image
 
 LONG = os.environ.get("SLS_LONG") == "1"
 OIDS = (1, 2, 65536)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.slos.fakes.device import MemoryDevice
-from tests.slos.fakes.workload import SEGMENT_BYTES, Model, commit_some, new_image
 
 from slos.errors import CorruptObjectError, SlosError, StoreFormatError
 from slos.format import (
@@ -20,6 +18,8 @@ from slos.format import (
 )
 from slos.fsck import check_device, fsck
 from slos.objstore import ObjectStore
+from tests.slos.fakes.device import MemoryDevice
+from tests.slos.fakes.workload import SEGMENT_BYTES, Model, commit_some, new_image
 
 LONG = os.environ.get("SLS_LONG") == "1"
 
@@ -83,7 +83,7 @@ def test_x03_every_byte_flipped(tmp_path: Path) -> None:
     assert read_all(bytearray(image), model) == "right"
     chance = random.Random(12)
     outcomes = {"right": 0, "refused": 0, "reported": 0}
-    for at in range(0, len(image)):
+    for at in range(len(image)):
         if not any(image[at & -64 : (at & -64) + 64]) and at % 64:
             continue  # One byte of every 64 that hold nothing.
         damaged = bytearray(image)

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.slos.fakes.device import FailingDevice, MemoryDevice
-from tests.slos.fakes.workload import Model, commit_some, new_image
 
 from slos.errors import (
     ReadOnlyStoreError,
@@ -21,6 +19,8 @@ from slos.errors import (
 from slos.fsck import check_device
 from slos.objstore import ObjectStore
 from slos.store import PAGE_BYTES
+from tests.slos.fakes.device import FailingDevice, MemoryDevice
+from tests.slos.fakes.workload import Model, commit_some, new_image
 
 LONG = os.environ.get("SLS_LONG") == "1"
 

@@ -17,14 +17,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.slos.fakes.device import RecordingDevice, crash_images
-from tests.slos.fakes.workload import Contents, new_image, overwrite
 
-from slos.errors import InvalidRequestError, ObjectExistsError, ObjectNotFoundError, SlosError
-from slos.fsck import check_device
-from slos.memstore import MemoryStore
+from slos.errors import ObjectExistsError, ObjectNotFoundError
 from slos.objstore import ObjectStore
 from slos.store import PAGE_BYTES, Store
+from tests.slos.fakes.device import RecordingDevice, crash_images
+from tests.slos.fakes.workload import Contents, new_image, overwrite
 
 LONG = os.environ.get("SLS_LONG") == "1"
 OIDS = st.sampled_from([1, 7])
@@ -198,7 +196,7 @@ class StoreMachine(RuleBasedStateMachine):
             for done, kind, image in crash_images(self.device, random.Random(seed), 1)
             if kind == how and done == len(self.device.operations)
         ]
-        self.store.core.pool.shutdown()
+        self.store.core.stop_threads()
         self.device = RecordingDevice(images[-1] if images else self.device.image)
         self.store = ObjectStore.open_device(self.device, background=False)
         assert self.partitions == set(self.store.partitions())
