@@ -355,6 +355,7 @@ class _Session:
             info = proc.fdinfo(process.tid, fd)
             file_id = self._file_id(process, fd, target, info)
             self.ctx.descriptors[process.pid, fd] = file_id
+            process.infos[fd] = info
             entries.append(
                 DescriptorImage(
                     fd=fd,

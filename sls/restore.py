@@ -32,7 +32,8 @@ from sls.resources import (
     resume_registers,
 )
 
-_STATUS_FLAGS: Final = os.O_APPEND | os.O_NONBLOCK | os.O_DIRECT | os.O_NOATIME | 0o20000  # O_ASYNC
+# O_ASYNC is not among them: the kernel notes the descriptor's number with it
+_STATUS_FLAGS: Final = os.O_APPEND | os.O_NONBLOCK | os.O_DIRECT | os.O_NOATIME
 _PID_WAIT_S: Final = 3.0
 
 

@@ -31,6 +31,8 @@ from sls.resources.credentials import Credentials, CredentialsRecord
 from sls.resources.device import Device, DeviceRecord
 from sls.resources.epoll import Epoll, EpollRecord
 from sls.resources.eventfd import Eventfd, EventfdRecord
+from sls.resources.file_lock import FileLocks, FileLocksRecord
+from sls.resources.file_owner import FileOwners, FileOwnersRecord
 from sls.resources.inet.tcp import TcpSocket, TcpSocketRecord
 from sls.resources.inet.udp import UdpSocket, UdpSocketRecord
 from sls.resources.inotify import Inotify, InotifyRecord
@@ -65,6 +67,8 @@ PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     Namespaces(),
     Memory(),
     SignalActions(),
+    FileOwners(),
+    FileLocks(),
     Process(),
     IntervalTimers(),
     PosixTimers(),
@@ -91,6 +95,8 @@ AnyProcessRecord = (
     NamespacesRecord
     | MemoryRecord
     | SignalActionsRecord
+    | FileOwnersRecord
+    | FileLocksRecord
     | ProcessStateRecord
     | IntervalTimersRecord
     | PosixTimersRecord

@@ -187,6 +187,7 @@ class CapturedProcess:
         self.tid = frozen.leader.tid
         self.object_id = object_id  # of its memory in the generation
         self.arena: Arena | None = None
+        self.infos: dict[int, FdInfo] = {}  # by descriptor, complete before any capture runs
         self._is_tracked = is_tracked
         self.stat = proc.stat(self.tid)
         self.status = proc.status(self.tid)

@@ -1,76 +1,92 @@
-"""pipe(2) and the bytes in it. An end outside of the partition is looked for again at restore, by inode number."""
+"""Pipes and FIFOs (pipe(7), fifo(7)) with the bytes in them, packets apart (O_DIRECT).
 
+An end of a pipe outside of the partition is looked for again at restore, by inode number; a FIFO is opened by its path.
+"""
+
+import errno
 import fcntl
 import os
 import select
+import stat
+import struct
+import termios
+from typing import Final, NamedTuple
 
 from sls import proc, syscalls
+from sls.errors import RestoreConflictError
 from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, RestoreContext
+from sls.resources.nameless import is_nameless
+
+_SPLICE_F_NONBLOCK: Final = 2
+_O_LARGEFILE: Final = 0o100000  # what open(2) adds to the flags, and pipe(2) does not
 
 
 class PipeRecord(FileRecord, frozen=True, tag="pipe"):
-    """One end of a pipe. The first record of a pipe carries its bytes."""
+    """One end of a pipe. The first record of a pipe carries its bytes.
+
+    `packets`: what each read(2) of all it can get returns. `path`: of a FIFO, b"" of a pipe.
+    """
 
     inode: int
     size_bytes: int
-    contents: bytes = b""
+    packets: tuple[bytes, ...] = ()
     is_peer_outside: bool = False
+    path: bytes = b""
+    is_deleted: bool = False
 
 
 class Pipe(FileType[PipeRecord]):
-    """Ends of pipes."""
+    """Ends of pipes and FIFOs."""
 
     record = PipeRecord
 
     def matches(self, file: OpenFile) -> bool:
-        return file.target.startswith(b"pipe:[")
+        return file.target.startswith(b"pipe:[") or stat.S_ISFIFO(file.stat.st_mode)
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> PipeRecord:
-        if file.flags & os.O_DIRECT:
-            raise file.unsupported("a pipe in packet mode (O_DIRECT) is not supported")
         inode = file.stat.st_ino
+        is_fifo = not file.target.startswith(b"pipe:[")
         outside = _has_outside_peer(ctx, file)
-        if outside:
+        if outside and (not is_fifo or _unread_bytes(file.descriptor)):
+            name = file.target.decode(errors="replace")
             ctx.lose(
-                file.pid,
-                f"fd {file.fd}",
-                f"the other end of pipe:[{inode}] is outside of the partition",
+                file.pid, f"fd {file.fd}", f"the other end of {name} is outside of the partition"
             )
-        contents = b""
-        if ctx.is_first_sight(("pipe", inode)) and not outside:
-            contents = _peek(file)
+        packets: tuple[bytes, ...] = ()
+        if ctx.is_first_sight(("pipe", file.stat.st_dev, inode)) and not outside:
+            packets = _peek(ctx, file)
         return PipeRecord(
             file_id=file.file_id,
             flags=file.flags,
             inode=inode,
             size_bytes=fcntl.fcntl(file.descriptor, fcntl.F_GETPIPE_SZ),
-            contents=contents,
+            packets=packets,
             is_peer_outside=outside,
+            path=file.target.removesuffix(b" (deleted)") if is_fifo else b"",
+            is_deleted=is_fifo and is_nameless(file.target, file.stat),
         )
 
     def restore(self, ctx: RestoreContext, record: PipeRecord) -> int:
         mode = record.flags & os.O_ACCMODE
-        if record.is_peer_outside:
+        if record.is_peer_outside and not record.path:
             return _reconnect(ctx, record, mode)
-        read_end, write_end = ctx.once(
-            ("pipe", record.inode), lambda: _make(ctx, record.size_bytes)
-        )
-        if record.contents:
-            os.set_blocking(write_end, False)
-            written = os.write(write_end, record.contents)
-            assert written == len(record.contents), "a pipe of the same size takes the same bytes"
-        return os.open(f"/proc/self/fd/{read_end if mode == os.O_RDONLY else write_end}", mode)
+        make = _make_fifo if record.path else _make_pipe
+        ends = ctx.once(("pipe", record.path, record.inode), lambda: make(ctx, record))
+        if record.packets and not _unread_bytes(ends.both):
+            _refill(ends.both, record)
+        if not record.flags & _O_LARGEFILE:
+            return os.dup(ends.read_end if mode == os.O_RDONLY else ends.write_end)
+        return os.open(f"/proc/self/fd/{ends.both}", mode | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def _make(ctx: RestoreContext, size_bytes: int) -> tuple[int, int]:
-    read_end, write_end = os.pipe()
-    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, size_bytes)
-    return ctx.opened(read_end), ctx.opened(write_end)
+# --- capture --------------------------------------------------------------------------------------------------------
 
 
 def _has_outside_peer(ctx: CaptureContext, file: OpenFile) -> bool:
     """Whether the other end is open somewhere, but not in the partition."""
     mode = file.flags & os.O_ACCMODE
+    if mode == os.O_RDWR:
+        return False
     for other in ctx.files.values():
         if other.target == file.target and other.flags & os.O_ACCMODE != mode:
             return False
@@ -80,32 +96,90 @@ def _has_outside_peer(ctx: CaptureContext, file: OpenFile) -> bool:
     return not events & (select.POLLHUP if mode == os.O_RDONLY else select.POLLERR)
 
 
-def _peek(file: OpenFile) -> bytes:
-    """The bytes in the pipe, by tee(2): nothing is taken out."""
-    read_end = os.open(f"/proc/{file.pid}/fd/{file.fd}", os.O_RDONLY | os.O_NONBLOCK)
+def _unread_bytes(fd: int) -> int:
+    """FIONREAD."""
+    return int(struct.unpack("=i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0])
+
+
+def _peek(ctx: CaptureContext, file: OpenFile) -> tuple[bytes, ...]:
+    """What is in the pipe, by tee(2): nothing is taken out. A read of the copy ends where a packet ends."""
+    source, ours = _read_end(ctx, file)
     spare_read, spare_write = os.pipe()
     try:
-        size = fcntl.fcntl(read_end, fcntl.F_GETPIPE_SZ)
+        size = fcntl.fcntl(source, fcntl.F_GETPIPE_SZ)
         fcntl.fcntl(spare_write, fcntl.F_SETPIPE_SZ, size)
         os.set_blocking(spare_read, False)
-        _tee(read_end, spare_write, size)
-        contents = b""
+        packets = []
         try:
+            syscalls.syscall("tee", source, spare_write, size, _SPLICE_F_NONBLOCK)
             while chunk := os.read(spare_read, size):
-                contents += chunk
+                packets.append(chunk)
         except BlockingIOError:
-            pass
-        return contents
+            pass  # empty, or empty again
+        return tuple(packets)
     finally:
-        for fd in (read_end, spare_read, spare_write):
+        for fd in (spare_read, spare_write, *ours):
             os.close(fd)
 
 
-def _tee(source: int, target: int, size: int) -> None:
+def _read_end(ctx: CaptureContext, file: OpenFile) -> tuple[int, tuple[int, ...]]:
+    """A descriptor that reads, and those to close. A new one is opened only where nobody has one: none notices."""
+    for other in (file, *ctx.files.values()):
+        if other.target == file.target and other.flags & os.O_ACCMODE != os.O_WRONLY:
+            return other.descriptor, ()
+    fd = os.open(f"/proc/{file.pid}/fd/{file.fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return fd, (fd,)
+
+
+# --- restore --------------------------------------------------------------------------------------------------------
+
+
+class _Ends(NamedTuple):
+    """Descriptors of one pipe: `both` reads and writes; the others are as pipe(2) made them, of a FIFO the same."""
+
+    both: int
+    read_end: int
+    write_end: int
+
+
+def _make_pipe(ctx: RestoreContext, record: PipeRecord) -> _Ends:
+    read_end, write_end = map(ctx.opened, os.pipe())
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, record.size_bytes)
+    both = os.open(f"/proc/self/fd/{read_end}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    return _Ends(ctx.opened(both), read_end, write_end)
+
+
+def _make_fifo(ctx: RestoreContext, record: PipeRecord) -> _Ends:
+    """Reading and writing, it does not wait for a peer (fifo(7))."""
+    path, name = record.path, record.path.decode(errors="replace")
     try:
-        syscalls.syscall("tee", source, target, size, 2)  # SPLICE_F_NONBLOCK
-    except BlockingIOError:
-        pass  # empty
+        if record.is_deleted:
+            path = b"%s.%d" % (record.path, os.getpid())
+            os.mkfifo(path, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        if record.is_deleted:
+            os.unlink(path)
+    except OSError as error:
+        raise RestoreConflictError(
+            f"{name}: {error.strerror}; put the FIFO back and restore again",
+            error.errno or errno.ENOENT,
+        ) from error
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise RestoreConflictError(f"{name} is no FIFO any more; put it back", errno.ESTALE)
+    fcntl.fcntl(ctx.opened(fd), fcntl.F_SETPIPE_SZ, record.size_bytes)
+    return _Ends(fd, fd, fd)
+
+
+def _refill(fd: int, record: PipeRecord) -> None:
+    is_packets = len(record.packets) > 1
+    if is_packets:
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_DIRECT)
+    for packet in record.packets:
+        written = os.write(fd, packet)
+        assert written == len(packet), "a pipe of the same size takes the same bytes"
+    if is_packets:
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK)
 
 
 def _reconnect(ctx: RestoreContext, record: PipeRecord, mode: int) -> int:

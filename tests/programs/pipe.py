@@ -17,6 +17,7 @@ if not child:
     os.close(write_end)
     copy = os.dup(read_end)
     os.close(read_end)
+    os.write(back_write, b"settled")
     wait_along()
     os.set_blocking(copy, True)
     received = b""
@@ -27,6 +28,7 @@ if not child:
     os.write(back_write, b"done")
     sys.exit(0)
 os.close(read_end)
+os.read(back_read, 100)
 wait_for_go()
 expect("O_NONBLOCK", os.get_blocking(write_end), False)
 os.set_blocking(write_end, True)

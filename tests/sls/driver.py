@@ -220,7 +220,7 @@ class _Run:
             after = [_visible_state(pid) for pid in self._tree()]
             _compare(before, after)
             self._losses += capture.image.losses
-        tracer.leave(lambda: [])
+        tracer.leave(list)
         self._between()
 
     def come_back(self) -> None:
@@ -229,7 +229,7 @@ class _Run:
             capture = self._capture(tracer)
             self._losses += capture.image.losses
             contents = MemoryContents(capture, tracer.buffer)
-            tracer.leave(lambda: [])
+            tracer.leave(list)
             _end_children()
             self._between()
             kept = image.decode(image.encode(capture.image))
@@ -281,12 +281,17 @@ def _keep_from_heirs(fd: int) -> None:
 
 
 def _end_children() -> None:
-    """SIGKILL to everything below this process (a subreaper), and wait for each."""
-    for pid in proc.descendants(os.getpid()):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    """SIGKILL to everything below this process (a subreaper), and wait for each.
+
+    All are stopped first: none shall see another one's end.
+    """
+    pids = proc.descendants(os.getpid())
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
     while True:
         try:
             os.waitpid(-1, syscalls.WALL)

@@ -1,6 +1,7 @@
 """pipe(2): contents, size, flags; both ends inside, or one outside."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,27 @@ def test_214_pipe_whose_reader_is_outside(kept: Kept) -> None:
     finally:
         os.close(read_end)
         os.close(write_end)
+
+
+def test_212_blocked_read_on_a_fifo_goes_on(kept: Kept) -> None:
+    assert not kept("fifo_states.c", "blocked").losses
+
+
+@pytest.mark.parametrize("case", ["contents", "deleted", "packets"])
+def test_212_fifo(kept: Kept, case: str) -> None:
+    assert not kept("fifo_states.c", case).losses
+
+
+def test_212_fifo_whose_writer_is_outside(kept: Kept, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    writer = os.open(tmp_path / "fifo", os.O_RDWR)
+    try:
+        kept("fifo_states.c", "outside", between=lambda: _write_once(tmp_path, writer))
+    finally:
+        os.close(writer)
+
+
+def _write_once(folder: Path, writer: int) -> None:
+    if not (folder / "written").exists():
+        (folder / "written").touch()
+        os.write(writer, b"hello")
