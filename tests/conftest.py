@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -55,10 +56,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 # --- leaks ------------------------------------------------------------------------------------
 
 
-def mounts() -> set[str]:
-    """Where slfs and its like are mounted."""
+PUBLIC_PREFIX = "slfs-test-"  # of directories for mounts that other users are to reach
+
+
+def mounts(base: Path) -> set[str]:
+    """Where something is mounted below this run's directories; others may test here too."""
+    ours = (f"{base}/", f"{gettempdir()}/{PUBLIC_PREFIX}")
     lines = Path("/proc/self/mounts").read_text().splitlines()
-    return {line.split()[1] for line in lines if "fuse" in line.split()[2]}
+    return {place for place in (line.split()[1] for line in lines) if place.startswith(ours)}
 
 
 def children() -> dict[int, str]:
@@ -110,8 +115,8 @@ def descriptors() -> dict[int, str]:
 class Snapshot:
     """What a test could leave behind, at one moment."""
 
-    def __init__(self) -> None:
-        self.mounts = mounts()
+    def __init__(self, base: Path) -> None:
+        self.mounts = mounts(base)
         self.children = children()
         self.stopped = stopped_tasks()
         self.descriptors = descriptors()
@@ -145,12 +150,13 @@ os.environ["SLS_TEST_RUN"] = str(os.getpid())
 
 
 @pytest.fixture(autouse=True)
-def no_leaks() -> Iterator[None]:
+def no_leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fails a test that leaves a mount, a child, a stopped process or a descriptor behind."""
-    before = Snapshot()
+    base = tmp_path_factory.getbasetemp()
+    before = Snapshot(base)
     yield
     deadline = time.monotonic() + LEAK_DEADLINE_SECONDS
-    while leaks := Snapshot().leaks_since(before):
+    while leaks := Snapshot(base).leaks_since(before):
         if time.monotonic() > deadline:
             pytest.fail("left behind: " + "; ".join(leaks), pytrace=False)
         time.sleep(0.01)

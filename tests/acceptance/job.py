@@ -1,0 +1,207 @@
+"""A program in a partition of a mount, handled as its users do: by reading and writing the control files."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sls import syscalls
+from tests.mounts import is_alive, load, wait_until
+
+MARK: Final = "SLS_TEST_JOB"
+READY: Final = "ready\n"
+ROOT: Final = Path(__file__).parents[2]
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+class Job:
+    """One program, the partition that it is attached to, and all that it starts.
+
+    `pid` is the program's; it is the test's child until the first restore, the mount's from then on.
+    """
+
+    def __init__(self, partition: Path, directory: Path) -> None:
+        self.partition = partition
+        self.directory = directory
+        self.output = directory / "output"
+        self.pid = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._mark = f"{MARK}={directory}".encode()
+
+    # --- the program ---
+
+    def start(
+        self,
+        *command: object,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int | None = None,
+        attach: bool = True,
+    ) -> "Job":
+        """Run a command in the job's directory; it appends to `output`, and joins the partition."""
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(
+                [str(word) for word in command],
+                cwd=self.directory,
+                stdin=stdin,
+                stdout=output if stdout is None else stdout,
+                stderr=output,
+                start_new_session=True,
+                env=self.environment(),
+            )
+        self.pid = self._process.pid
+        if attach:
+            self.attach()
+        return self
+
+    def environment(self) -> Mapping[str, str]:
+        """What the program gets: it bears the job's mark, by which `end` finds what belongs to it."""
+        return os.environ | {"PYTHONPATH": str(ROOT), MARK: str(self.directory)}
+
+    def text(self) -> str:
+        """What the program has written until now."""
+        return self.output.read_text(errors="replace")
+
+    def lines(self) -> list[str]:
+        """The whole lines of `text`."""
+        return self.text().split("\n")[:-1]
+
+    def wait_for(self, condition: Callable[[], object], what: str = "") -> None:
+        """Wait for a condition; when it does not come, show what the program said, and the log."""
+        try:
+            wait_until(condition)
+        except AssertionError as error:
+            said = self.text()[-2000:]
+            raise AssertionError(f"waited in vain for {what}\n{said}\n{self.log()}") from error
+
+    def wait_ready(self) -> None:
+        """Wait until the program says so."""
+        self.wait_for(lambda: READY in self.text(), "ready")
+
+    def wait_more_lines(self, count: int) -> None:
+        """Wait until it has written so many lines more."""
+        wanted = len(self.lines()) + count
+        self.wait_for(lambda: len(self.lines()) >= wanted, f"{wanted} lines")
+
+    def wait_end(self) -> int:
+        """Its exit status, as Popen gives it; restored processes leave theirs in `status`."""
+        if self._process is not None:
+            return self._process.wait(timeout=20)
+        self.wait_for(lambda: str(self.pid) in self.status()["exits"], "an exit status")
+        return os.waitstatus_to_exitcode(self.status()["exits"][str(self.pid)])
+
+    # --- the control files ---
+
+    def write(self, file: str, words: object) -> None:
+        """One command, which must succeed."""
+        try:
+            (self.partition / file).write_text(f"{words}\n")
+        except OSError as error:
+            raise AssertionError(f"{file}: {error}\n{self.log()}") from error
+
+    def attach(self) -> None:
+        self.write("attach", self.pid)
+
+    def checkpoint(self, words: str = "") -> int:
+        """Take a generation, by touch when there are no words; its number."""
+        if words:
+            self.write("checkpoint", words)
+        else:
+            try:
+                os.utime(self.partition / "checkpoint")
+            except OSError as error:
+                raise AssertionError(f"touch: {error}\n{self.log()}") from error
+        return int((self.partition / "checkpoint").read_text())
+
+    def kill(self) -> None:
+        """SIGKILL to every member, and wait until they are gone."""
+        members = self.members()
+        with _adopting_orphans():
+            for pid in members:
+                os.kill(pid, signal.SIGKILL)
+            if self._process is not None:
+                self._process.wait()
+                self._process = None
+            _reap(members)
+        self.wait_for(lambda: not self.members(), "the end of the members")
+
+    def restore(self, words: object = "") -> list[int]:
+        """Bring a generation back in the background; its pids."""
+        self.write("restore", f"{words} daemon")
+        _, *pids = map(int, (self.partition / "restore").read_text().split())
+        assert self.members() == pids
+        return pids
+
+    def members(self) -> list[int]:
+        return [int(word) for word in (self.partition / "attach").read_text().split()]
+
+    def status(self) -> dict[str, Any]:
+        return load(self.partition / "status")
+
+    def log(self) -> str:
+        return (self.partition / "log").read_text()
+
+    def info(self, epoch: object = "latest") -> dict[str, Any]:
+        return load(self.partition / f"generations/{epoch}/info")
+
+    def refusal(self, file: str, words: object) -> tuple[int | None, str]:
+        """A command that must be refused: its errno, and the reason in `status`."""
+        try:
+            (self.partition / file).write_text(f"{words}\n")
+        except OSError as error:
+            return error.errno, self.status()["last_error"]
+        raise AssertionError(f"{words!r} was taken by {file}")
+
+    # --- the end ---
+
+    def end(self) -> None:
+        """Nothing of the program stays, restored or not, whatever state the mount is in."""
+        wait_until(self._is_killed)
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _is_killed(self) -> bool:
+        alive = [pid for pid in _all_pids() if self._is_mine(pid)]
+        for pid in alive:
+            _kill(pid)
+        return not alive
+
+    def _is_mine(self, pid: int) -> bool:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return False
+        return self._mark in environment and is_alive(pid)
+
+
+@contextmanager
+def _adopting_orphans() -> Iterator[None]:
+    """What loses its parent comes to this process meanwhile; not every init waits for orphans at once."""
+    syscalls.syscall("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        syscalls.syscall("prctl", _PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def _reap(pids: Iterable[int]) -> None:
+    """Wait for those of `pids`, parents before children, that are or become children of this process."""
+    for pid in pids:
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            continue
+
+
+def _all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # it has just ended
