@@ -8,6 +8,7 @@ store without a mount and are the one place that imports slos.
 import json
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from libsls import protocol
-from libsls.foreground import wait_child, wait_restored
+from libsls.foreground import Forwarder, wait_child, wait_restored
 from libsls.mount import NoMountError, Partition, RefusedError, find_mount, partitions
 from libsls.protocol import Backend, File, Mode, ProtocolError
 
@@ -211,12 +212,13 @@ def restore(
         kill=kill,
         terminal=0 if daemon else os.getpid(),
     )
-    with _progress(f"restore of partition {oid}"):
-        restored = partition.restore(words)
     if daemon:
-        click.echo(" ".join(map(str, restored.pids)))
+        click.echo(" ".join(map(str, partition.restore(words).pids)))
         return 0
-    return wait_restored(restored.pids[0], partition.path / File.STATUS)
+    with Forwarder() as signals:
+        pid = partition.restore(words).pids[0]
+        signals.to(pid)
+        return wait_restored(pid, partition.path / File.STATUS)
 
 
 def _progress(what: str) -> Any:
@@ -240,13 +242,15 @@ def spawn(oid: int, period: int | None, daemon: bool, command: tuple[str, ...]) 
         partition.create()
     if period is not None:
         partition.write(File.PERIOD, str(period).encode())
-    pid = _start_member(partition, command, in_background=daemon)
-    if period:
-        partition.checkpoint(wait=False)
-    if daemon:
-        click.echo(pid)
-        return 0
-    return wait_child(pid)
+    with Forwarder() as signals:
+        pid = _start_member(partition, command, in_background=daemon)
+        signals.to(pid)
+        if period:
+            partition.checkpoint(wait=False)
+        if not daemon:
+            return wait_child(pid)
+    click.echo(pid)
+    return 0
 
 
 def _start_member(partition: Partition, command: Sequence[str], *, in_background: bool) -> int:
@@ -274,6 +278,8 @@ def _exec_when_opened(gate: int, command: Sequence[str], *, in_background: bool)
             os.close(gate)
             if in_background:
                 _leave_terminal()
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; exec keeps that
+                signal.signal(number, signal.SIG_DFL)
             os.execvp(command[0], list(command))
     except OSError as error:
         os.write(2, f"slsctl: {command[0]}: {error.strerror}\n".encode())

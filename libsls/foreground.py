@@ -8,11 +8,9 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final, Self
 
 FORWARDED: Final = (
     signal.SIGINT,
@@ -29,35 +27,59 @@ STATUS_SECONDS: Final = 2.0
 UNKNOWN: Final = 1
 
 
-@contextmanager
-def forwarding_signals(pid: int) -> Iterator[None]:
-    """Whatever signal we get, `pid` gets, unless the terminal sent it to both."""
+class Forwarder:
+    """While entered, whatever signal we get goes to the process told by `to`.
 
-    def forward(number: int, _frame: FrameType | None) -> None:
-        try:
-            if os.getpgid(pid) == os.getpgrp():
-                if number in (signal.SIGINT, signal.SIGQUIT) and os.isatty(0):
-                    return
-                os.kill(pid, number)
-            elif os.getpgid(pid) == pid:
-                os.killpg(pid, number)
-            else:
-                os.kill(pid, number)
-        except ProcessLookupError:
-            return  # it just ended; the wait below sees that
+    Signals that come before `to` wait for it; leaving without it, they take their usual course.
+    """
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self._pid = 0
+        self._pending: list[int] = []
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in FORWARDED:
+            self._handlers[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        for number in self._pending:
+            signal.raise_signal(number)
+
+    def to(self, pid: int) -> None:
+        """The process that signals are for, those that came already first."""
+        self._pid = pid
+        while self._pending:
+            self._forward(self._pending.pop(0))
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        if self._pid:
+            self._forward(number)
+        else:
+            self._pending.append(number)
+
+    def _forward(self, number: int) -> None:
+        try:
+            group = os.getpgid(self._pid)
+            if group == self._pid != os.getpgrp():
+                os.killpg(group, number)  # as a terminal does to its foreground group
+            elif group != os.getpgrp() or not _is_from_terminal(number):
+                os.kill(self._pid, number)
+        except ProcessLookupError:
+            return  # it has just ended; who waits for it sees that
+
+
+def _is_from_terminal(number: int) -> bool:
+    """Whether the terminal sent it, and so to our whole group, not to us alone."""
+    return number in (signal.SIGINT, signal.SIGQUIT) and os.isatty(0)
 
 
 def wait_child(pid: int) -> int:
     """The exit status of our own child, as a shell would give it."""
-    with forwarding_signals(pid):
-        return shell_status(os.waitpid(pid, 0)[1])
+    return shell_status(os.waitpid(pid, 0)[1])
 
 
 def wait_restored(pid: int, status: Path) -> int:
@@ -67,10 +89,9 @@ def wait_restored(pid: int, status: Path) -> int:
     except ProcessLookupError:
         return _status_of(pid, status)
     try:
-        with forwarding_signals(pid):
-            poller = select.poll()
-            poller.register(watcher, select.POLLIN)
-            poller.poll()
+        poller = select.poll()
+        poller.register(watcher, select.POLLIN)
+        poller.poll()
     finally:
         os.close(watcher)
     return _status_of(pid, status)

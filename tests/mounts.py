@@ -26,6 +26,11 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def has_ended(pid: int) -> bool:
+    """Whether the process is gone, or a zombie."""
+    return not is_alive(pid)
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Poll until true; AssertionError when late."""
     deadline = time.monotonic() + seconds

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounts import FAKE, Mounted, mounting
+from tests.mounts import FAKE, REAL, Mounted, mounting
 
 Slsctl = Callable[..., "subprocess.CompletedProcess[str]"]
 LAUNCHER = Path(__file__).parents[2] / "tools" / "slsctl"
@@ -23,7 +23,16 @@ def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounted
 
 
 @pytest.fixture
-def slsctl(mounted: Mounted) -> Slsctl:
+def real_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounted]:
+    """A mount on real partitions, found by $SLFS_MOUNT."""
+    with mounting(tmp_path, REAL) as make:
+        mounted = make().mount()
+        monkeypatch.setenv("SLFS_MOUNT", str(mounted.place))
+        yield mounted
+
+
+@pytest.fixture
+def slsctl() -> Slsctl:
     """`slsctl(*arguments)`: the program's outcome."""
 
     def run(*arguments: object, timeout: float = 30) -> "subprocess.CompletedProcess[str]":

@@ -50,6 +50,7 @@ def test_a_partition_from_checkpoint_to_restore(
     assert "detached" in slsctl("log", "-o", 1).stdout
 
 
+@pytest.mark.usefixtures("mounted")
 def test_ps_and_status(slsctl: Slsctl, sleeper: int) -> None:
     slsctl("partadd", "-o", 2)
     slsctl("attach", "-o", 2, "-p", sleeper)
@@ -118,6 +119,7 @@ def test_misuse_is_status_2(slsctl: Slsctl, mounted: Mounted, words: tuple[objec
     assert os.listdir(mounted.place / "partitions") == []
 
 
+@pytest.mark.usefixtures("mounted")
 @pytest.mark.parametrize(
     ("command", "status"),
     [("exit 7", 7), ("kill -TERM $$", 128 + signal.SIGTERM)],
@@ -133,7 +135,7 @@ def test_spawn_makes_a_member_from_the_start(slsctl: Slsctl, mounted: Mounted) -
     assert slsctl("spawn", "-o", 3, "no-such-program").returncode == 127
 
 
-def test_spawn_passes_signals_on(slsctl: Slsctl, mounted: Mounted) -> None:
+def test_spawn_passes_signals_on(mounted: Mounted) -> None:
     arguments = ["spawn", "-o", "3", "--", "sleep", "300"]
     with subprocess.Popen(
         [sys.executable, str(LAUNCHER), *arguments], start_new_session=True
@@ -155,7 +157,7 @@ def test_spawn_in_the_background_prints_the_pid(slsctl: Slsctl, mounted: Mounted
         os.kill(pid, signal.SIGKILL)
 
 
-def test_log_follows(slsctl: Slsctl, mounted: Mounted) -> None:
+def test_log_follows(mounted: Mounted) -> None:
     partition = mounted.partition(1, create=True)
     with subprocess.Popen(
         [sys.executable, str(LAUNCHER), "log", "-o", "1", "-f"], stdout=subprocess.PIPE, text=True

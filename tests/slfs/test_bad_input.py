@@ -16,7 +16,7 @@ import pytest
 from sls import proc
 from sls.errors import TaskDiedError
 from tests.libsls.conftest import LAUNCHER
-from tests.mounts import REAL, Mounted, is_alive, load, mounting, wait_until
+from tests.mounts import REAL, Mounted, has_ended, is_alive, load, mounting, wait_until
 from tests.slfs.conftest import Spawn
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
@@ -185,10 +185,6 @@ def test_x26_a_failed_checkpoint_leaves_the_earlier_ones(partition: Path, spawn:
     (restored,) = map(int, (partition / "attach").read_text().split())
     assert is_running(restored)
     kill_restored(partition)
-
-
-def has_ended(pid: int) -> bool:
-    return not is_alive(pid)
 
 
 def goes_on(counter: Callable[[], int], seen: int) -> bool:
