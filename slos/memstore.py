@@ -11,12 +11,14 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
+import numpy as np
 
 from slos import retention
 from slos.errors import InvalidRequestError, ObjectExistsError, ObjectNotFoundError
 from slos.request import (
     as_bytes,
     check_note,
+    check_numbers,
     check_object,
     check_oid,
     check_range,
@@ -342,6 +344,17 @@ class MemoryStore:
             view[position : position + count] = page[start : start + count]
             position += count
         return filled
+
+    def read_pages(
+        self, oid: int, epoch: int, object_id: int, page_numbers: PageNumbers, buffer: Buffer
+    ) -> None:
+        """Fill a writable buffer with pages: `page_numbers[i]`, ascending, goes to `buffer[i*4096:]`."""
+        found = self._object(oid, epoch, object_id)
+        view = as_bytes(buffer)
+        wanted = np.asarray(page_numbers, np.uint64)
+        check_numbers(wanted, len(view) // PAGE_BYTES)
+        for index, number in enumerate(wanted.tolist()):
+            view[index * PAGE_BYTES : (index + 1) * PAGE_BYTES] = found.page(number) or _ZERO_PAGE
 
     def data_ranges(
         self, oid: int, epoch: int, object_id: int, start: int = 0, end: int | None = None

@@ -24,12 +24,21 @@ from slos.maintenance import Maintenance
 from slos.request import (
     as_bytes,
     check_note,
+    check_numbers,
     check_oid,
     check_range,
     merge_ranges,
     not_found,
 )
-from slos.store import MAX_OID, PAGE_BYTES, Buffer, GenerationInfo, ObjectInfo, StoreStatistics
+from slos.store import (
+    MAX_OID,
+    PAGE_BYTES,
+    Buffer,
+    GenerationInfo,
+    ObjectInfo,
+    PageNumbers,
+    StoreStatistics,
+)
 from slos.transaction import ObjectTransaction
 
 _MAX_PROPERTIES_BYTES = 64 << 10
@@ -262,6 +271,19 @@ class ObjectStore:
             self._fill(generation, object_id, offset, view[:filled])
             return filled
 
+    def read_pages(
+        self, oid: int, epoch: int, object_id: int, page_numbers: PageNumbers, buffer: Buffer
+    ) -> None:
+        """Fill a writable buffer with pages: `page_numbers[i]`, ascending, goes to `buffer[i*4096:]`."""
+        wanted = np.asarray(page_numbers, np.uint64)
+        out = np.frombuffer(as_bytes(buffer), np.uint8).reshape(-1, PAGE_BYTES)
+        check_numbers(wanted, len(out))
+        if not len(wanted):
+            return
+        with self._pinned(oid, epoch) as generation:
+            self._size(generation, object_id)
+            self._fill_pages(generation, object_id, wanted, out)
+
     def _size(self, generation: Generation, object_id: int) -> int:
         size = self._core.size_of(generation, object_id)
         if size is None:
@@ -274,19 +296,23 @@ class ObjectStore:
         first, last = offset // PAGE_BYTES, -(-(offset + len(view)) // PAGE_BYTES)
         if offset % PAGE_BYTES or len(view) % PAGE_BYTES:
             whole = np.zeros(((last - first), PAGE_BYTES), np.uint8)
-            self._fill_pages(generation, object_id, first, whole)
+            self._fill_pages(generation, object_id, np.arange(first, last, dtype=np.uint64), whole)
             start = offset - first * PAGE_BYTES
             view[:] = whole.reshape(-1).data[start : start + len(view)]
             return
         out = np.frombuffer(view, np.uint8).reshape(-1, PAGE_BYTES)
-        self._fill_pages(generation, object_id, first, out)
+        self._fill_pages(generation, object_id, np.arange(first, last, dtype=np.uint64), out)
 
     def _fill_pages(
-        self, generation: Generation, object_id: int, first: int, out: np.ndarray
+        self, generation: Generation, object_id: int, wanted: np.ndarray, out: np.ndarray
     ) -> None:
+        """Fill `out[i]` with page `wanted[i]`; the numbers ascend."""
         core = self._core
-        pages, ids = core.pages_of(generation, object_id, first, first + len(out))
-        rows = (pages - np.uint64(first)).astype(np.int64)
+        pages, ids = core.pages_of(generation, object_id, int(wanted[0]), int(wanted[-1]) + 1)
+        if len(pages) > 0 and len(wanted) <= int(wanted[-1] - wanted[0]):
+            present = np.isin(pages, wanted, assume_unique=True)
+            pages, ids = pages[present], ids[present]
+        rows = np.searchsorted(wanted, pages)
         if len(rows) < len(out):
             holes = np.ones(len(out), np.bool_)
             holes[rows] = False

@@ -6,6 +6,7 @@ Pure functions, shared by `memstore` and `objstore`.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slos.errors import InvalidRequestError, ObjectNotFoundError
 from slos.store import (
@@ -43,6 +44,17 @@ def check_range(offset: int, length: int) -> None:
         raise InvalidRequestError(
             f"offset {offset}, length {length}: outside of 0 to {MAX_OBJECT_BYTES}", offset=offset
         )
+
+
+def check_numbers(numbers: NDArray[np.uint64], room: int) -> None:
+    """Page numbers of a read: ascending, within an object, as many as the buffer takes."""
+    if len(numbers) != room:
+        raise InvalidRequestError(f"{len(numbers)} pages do not fit a buffer of {room}")
+    if len(numbers) and (
+        int(numbers[-1]) >= MAX_OBJECT_BYTES // PAGE_BYTES
+        or bool((numbers[1:] <= numbers[:-1]).any())
+    ):
+        raise InvalidRequestError("page numbers must ascend and lie within an object")
 
 
 def check_note(name: str, note: bytes) -> None:

@@ -167,6 +167,14 @@ class Store(Protocol):
     def read_into(self, oid: int, epoch: int, object_id: int, offset: int, buffer: Buffer) -> int:
         """Fill a writable buffer; the number of bytes filled, short at the object's end."""
 
+    def read_pages(
+        self, oid: int, epoch: int, object_id: int, page_numbers: PageNumbers, buffer: Buffer
+    ) -> None:
+        """Fill a writable buffer with pages: `page_numbers[i]`, ascending, goes to `buffer[i*4096:]`.
+
+        Holes are zeros, also beyond the object's end.
+        """
+
     def data_ranges(
         self, oid: int, epoch: int, object_id: int, start: int = 0, end: int | None = None
     ) -> Iterator[tuple[int, int]]:

@@ -257,13 +257,11 @@ class Tracing:
 
     def _bytes(self, wanted: BytesWanted, fd: int) -> Message:
         with mmap.mmap(fd, 0) as memory, memoryview(memory) as view:
-            position = 0
-            for start, end in wanted.ranges:
-                with view[position : position + end - start] as piece:
-                    self._store.read_into(
-                        self._oid, self._source_epoch, wanted.object_id, start, piece
-                    )
-                position += end - start
+            numbers = _page_numbers(np.array(wanted.ranges, dtype=np.uint64))
+            with view[: len(numbers) * PAGE_BYTES] as pages:
+                self._store.read_pages(
+                    self._oid, self._source_epoch, wanted.object_id, numbers, pages
+                )
         return BytesReady()
 
     def kill(self) -> None:
@@ -297,14 +295,22 @@ def _pairs(packed: bytes) -> "np.ndarray[Any, np.dtype[np.uint64]]":
     return np.frombuffer(packed, dtype=np.uint64).reshape(-1, 2)
 
 
+def _page_numbers(
+    ranges: "np.ndarray[Any, np.dtype[np.uint64]]",
+) -> "np.ndarray[Any, np.dtype[np.uint64]]":
+    """Numbers of all pages of byte ranges, in order."""
+    bounds = ranges // np.uint64(PAGE_BYTES)
+    return np.concatenate([np.arange(start, end, dtype=np.uint64) for start, end in bounds])
+
+
 def _write_object(transaction: Any, one: CapturedBytes, view: memoryview) -> None:
     """Put one captured object into the transaction."""
     transaction.truncate(one.object_id, 1 << 47)
     for start, end in _pairs(one.gone):
         transaction.discard(one.object_id, int(start), int(end - start))
-    pairs = _pairs(one.ranges) // PAGE_BYTES
+    pairs = _pairs(one.ranges)
     if not len(pairs):
         return
-    numbers = np.concatenate([np.arange(start, end, dtype=np.uint64) for start, end in pairs])
+    numbers = _page_numbers(pairs)
     with view[one.offset : one.offset + len(numbers) * PAGE_BYTES] as data:
         transaction.write_pages(one.object_id, numbers, data)
