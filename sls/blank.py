@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import struct
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -28,6 +29,7 @@ _THREAD_FLAGS: Final = (
 )
 _ALL_SIGNALS: Final = (1 << 64) - 1
 _STOP_SIGNALS: Final = frozenset(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT}
+_NUMBER_WAIT_S: Final = 0.2
 _WALL: Final = syscalls.WALL
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -250,8 +252,14 @@ class Forest:
         number = In(struct.pack("=i", wanted))
         arguments = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, int(wanted > 0), 0)
         pointers = ((64, number),) if wanted else ()
-        (reply,) = self.arena.run(origin, [call("clone3", In(arguments, pointers), 88)])
-        if reply.failed and -reply.value == errno.EEXIST:
+        deadline = time.monotonic() + _NUMBER_WAIT_S
+        while True:
+            (reply,) = self.arena.run(origin, [call("clone3", In(arguments, pointers), 88)])
+            is_taken = -reply.value == errno.EEXIST
+            if not is_taken or time.monotonic() > deadline:
+                break
+            time.sleep(0.002)  # a command of a moment has it: numbers go round
+        if is_taken:
             raise RestoreConflictError(
                 f"pid {wanted} is in use by {_name(wanted)}; end it, or restore with `kill` or `clone`"
             )

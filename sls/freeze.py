@@ -34,6 +34,7 @@ class FrozenThread:
     registers: Registers
     sigmask: int
     is_group_stopped: bool = False
+    is_seccomp_suspended: bool = False
     sleeping_call: SleepingCall | None = None
 
 
@@ -226,6 +227,7 @@ class Frozen:
                 registers=registers,
                 sigmask=syscalls.get_sigmask(tid),
                 is_group_stopped=stop.signal != signal.SIGTRAP,
+                is_seccomp_suspended=_suspend_seccomp(tid),
             )
             if not thread.is_group_stopped:
                 thread.sleeping_call = self._sleepers.settle(tid, registers)
@@ -268,6 +270,14 @@ class Frozen:
                 _strays.add(tid)
         self._tids.clear()
         self._stopped.clear()
+
+
+def _suspend_seccomp(tid: int) -> bool:
+    try:
+        syscalls.suspend_seccomp(tid)
+    except OSError:  # we have not the right to, or are filtered ourselves
+        return False
+    return True
 
 
 _strays: set[int] = set()  # interrupted, but asleep uninterruptibly until now

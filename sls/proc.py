@@ -302,6 +302,55 @@ def fdinfo(pid: int, fd: int) -> FdInfo:
     return FdInfo(pid, fd, read(pid, f"fdinfo/{fd}"))
 
 
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+def parse_limits(text: bytes) -> list[tuple[int, int]]:
+    """(soft, hard) of each resource in the order of their numbers, from /proc/<pid>/limits; -1 is unlimited."""
+    return [(_limit(line[26:47]), _limit(line[47:68])) for line in text.splitlines()[1:]]
+
+
+def _limit(word: bytes) -> int:
+    return -1 if word.strip() == b"unlimited" else int(word)
+
+
+# --- control groups -------------------------------------------------------------------------------------------------
+
+
+def parse_cgroup(text: bytes) -> list[tuple[bytes, bytes]]:
+    """(controllers, path) of each line of /proc/<pid>/cgroup; version 2 has no controllers there."""
+    found = []
+    for line in text.splitlines():
+        _, controllers, path = line.split(b":", 2)
+        found.append((controllers, path))
+    return found
+
+
+def parse_cgroup_mounts(text: bytes) -> dict[bytes, bytes]:
+    """Controllers → mount point of each hierarchy, from /proc/<pid>/mountinfo; the whole of it, not a subtree."""
+    found: dict[bytes, bytes] = {}
+    for line in text.splitlines():
+        head, _, tail = line.partition(b" - ")
+        kind, _, options = tail.split(b" ", 2)
+        root, mount = head.split()[3:5]
+        if kind == b"cgroup2" and root == b"/":
+            found.setdefault(b"", mount)
+        elif kind == b"cgroup" and root == b"/":
+            names = [
+                name
+                for name in options.split(b",")
+                if name not in (b"rw", b"ro", b"xattr", b"noprefix", b"clone_children")
+                and not name.startswith(b"release_agent=")
+            ]
+            found.setdefault(b",".join(names), mount)
+    return found
+
+
+def cgroup_mounts() -> dict[bytes, bytes]:
+    """`parse_cgroup_mounts` of this process."""
+    return parse_cgroup_mounts(read(os.getpid(), "mountinfo"))
+
+
 # --- the machine ----------------------------------------------------------------------------------------------------
 
 NAMESPACES: Final = ("mnt", "net", "pid", "ipc", "uts", "user", "time", "cgroup")

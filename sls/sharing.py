@@ -1,7 +1,7 @@
 """What tasks share that cannot be kept shared: refused by name before anything is done inside them.
 
 clone(2) lets processes share an address space, a descriptor table or directories, and threads unshare them; kcmp(2)
-tells. It also orders kernel objects, so that sorting finds equal ones without comparing each pair. Pure but for kcmp.
+tells. It also orders kernel objects, so that sorting finds equal ones without comparing each pair. Changes nothing.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from functools import cmp_to_key, partial
 from itertools import pairwise
 from typing import Final
 
-from sls import syscalls
+from sls import proc, syscalls
 from sls.errors import UnsupportedResourceError
 from sls.freeze import FrozenProcess
 
@@ -51,8 +51,16 @@ def _refuse_unshared(process: FrozenProcess) -> None:
 
 
 def refuse_foreign(process: FrozenProcess) -> None:
-    """UnsupportedResourceError for a program of another instruction set: it cannot make our calls."""
+    """UnsupportedResourceError for a program that cannot make our calls: a 32-bit one, one that a filter would kill."""
     if any(thread.registers.cs == _CODE_32_BIT for thread in process.threads.values()):
         raise UnsupportedResourceError(
             process.pid, "registers", "a 32-bit program is not supported"
         )
+    for tid, thread in process.threads.items():
+        if (
+            not thread.is_seccomp_suspended
+            and proc.status(process.leader.tid, tid)["Seccomp"] != "0"
+        ):
+            raise UnsupportedResourceError(
+                process.pid, "seccomp", "its filter cannot be suspended; root's rights are needed"
+            )

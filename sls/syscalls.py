@@ -70,6 +70,7 @@ VFORK_EVENT: Final = PTRACE_EVENT_VFORK
 
 SIGINFO_BYTES: Final = 128
 SIGMASK_BYTES: Final = 8
+_SCHED_ATTR_LIMIT_BYTES: Final = 256
 XSTATE_LIMIT_BYTES: Final = 16384
 WALL: Final = 0x40000000  # __WALL of wait(2)
 
@@ -421,6 +422,19 @@ def robust_list(tid: int) -> tuple[int, int]:
     length = ctypes.c_uint64()
     syscall("get_robust_list", tid, ctypes.addressof(head), ctypes.addressof(length))
     return head.value, length.value
+
+
+def scheduler(tid: int) -> bytes:
+    """sched_getattr(2): struct sched_attr of one thread."""
+    buffer = ctypes.create_string_buffer(_SCHED_ATTR_LIMIT_BYTES)
+    syscall("sched_getattr", tid, ctypes.addressof(buffer), _SCHED_ATTR_LIMIT_BYTES, 0)
+    return buffer.raw[: int.from_bytes(buffer.raw[:4], "little")]
+
+
+def set_scheduler(tid: int, attributes: bytes) -> None:
+    """sched_setattr(2) of what `scheduler` gave."""
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    syscall("sched_setattr", tid, ctypes.addressof(buffer), 0)
 
 
 def io_priority(tid: int) -> int:

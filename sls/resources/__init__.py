@@ -27,6 +27,7 @@ from sls.resources.base import (
     ThreadState,
     Writer,
 )
+from sls.resources.cgroup import Cgroup, CgroupRecord
 from sls.resources.credentials import Credentials, CredentialsRecord
 from sls.resources.device import Device, DeviceRecord
 from sls.resources.epoll import Epoll, EpollRecord
@@ -45,6 +46,7 @@ from sls.resources.posix_timer import PosixTimers, PosixTimersRecord
 from sls.resources.process import Process, ProcessStateRecord
 from sls.resources.refused import Refused
 from sls.resources.regular import Regular, RegularRecord
+from sls.resources.seccomp import Seccomp, SeccompRecord
 from sls.resources.signalfd import Signalfd, SignalfdRecord
 from sls.resources.signals import (
     SignalActions,
@@ -65,6 +67,7 @@ from sls.resources.unix.socket import UnixSocket, UnixSocketRecord
 
 PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     Namespaces(),
+    Cgroup(),
     Memory(),
     SignalActions(),
     FileOwners(),
@@ -73,7 +76,12 @@ PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     IntervalTimers(),
     PosixTimers(),
 )
-THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (Thread(), ThreadSignals(), Credentials())
+THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (
+    Thread(),
+    ThreadSignals(),
+    Seccomp(),
+    Credentials(),
+)
 FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
     Refused(),
     Memfd(),
@@ -93,6 +101,7 @@ FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
 
 AnyProcessRecord = (
     NamespacesRecord
+    | CgroupRecord
     | MemoryRecord
     | SignalActionsRecord
     | FileOwnersRecord
@@ -101,7 +110,7 @@ AnyProcessRecord = (
     | IntervalTimersRecord
     | PosixTimersRecord
 )
-AnyThreadRecord = ThreadStateRecord | ThreadSignalsRecord | CredentialsRecord
+AnyThreadRecord = ThreadStateRecord | ThreadSignalsRecord | SeccompRecord | CredentialsRecord
 AnyFileRecord = (
     RegularRecord
     | MemfdRecord

@@ -23,7 +23,7 @@ from sls.resources.base import (
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 2, 3, 4
 _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 27, 28
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
-_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _SECBIT_KEEP_CAPS: Final = 1 << 4
 
@@ -59,9 +59,7 @@ class Credentials(ThreadState[CredentialsRecord]):
             call("prctl", _PR_GET_DUMPABLE),
             call("prctl", _PR_GET_PDEATHSIG, Out(4)),
         ]
-        status = proc.status(process.pid, thread.tid)
-        if status["Seccomp"] != "0":
-            raise process.unsupported("seccomp", "a seccomp filter is not supported yet")
+        status = proc.status(process.tid, thread.tid)
         return CredentialsRecord(
             uids=_four(status["Uid"]),
             gids=_four(status["Gid"]),
@@ -102,6 +100,7 @@ def _identity_calls(current: dict[str, str], record: CredentialsRecord) -> list[
     if groups != record.groups:
         packed = struct.pack(f"={len(record.groups)}I", *record.groups)
         calls.append(call("setgroups", len(record.groups), In(packed) if packed else 0))
+    calls.append(call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     bounding = int(current["CapBnd"], 16)
     calls += [
         call("prctl", _PR_CAPBSET_DROP, number)

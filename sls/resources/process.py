@@ -1,12 +1,14 @@
 """State of a process that is neither memory nor files: directories, umask, limits, personality, prctl(2) settings."""
 
+import errno
 import os
 import resource
+from collections.abc import Iterator
 from typing import Final
 
 from sls import proc
 from sls.errors import RestoreConflictError
-from sls.remote import In, Out, Remote, call, remote_all
+from sls.remote import Call, In, Out, Remote, call, remote_all
 from sls.resources.base import (
     CaptureContext,
     CapturedProcess,
@@ -20,8 +22,12 @@ from sls.resources.base import (
 
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
-_PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
-_LIMITS: Final = range(16)
+_PR_SET_IO_FLUSHER, _PR_GET_IO_FLUSHER = 57, 58
+_PR_SET_MDWE, _PR_GET_MDWE = 65, 66
+_PR_SET_MEMORY_MERGE, _PR_GET_MEMORY_MERGE = 67, 68
+_MEMBARRIER_REGISTRATIONS: Final = 1 << 9  # MEMBARRIER_CMD_GET_REGISTRATIONS, Linux 6.3
+_MEMBARRIER_PRIVATE: Final = 1 << 4  # what a kernel that does not tell is taken to have registered
+_REMOVED: Final = b" (deleted)"
 
 
 class Limit(Record, frozen=True):
@@ -33,7 +39,7 @@ class Limit(Record, frozen=True):
 
 
 class ProcessStateRecord(ProcessRecord, frozen=True, tag="process"):
-    """Everything of one process that a few calls read and set."""
+    """Everything of one process that a few calls read and set. `membarrier`: the commands registered, membarrier(2)."""
 
     cwd: bytes
     root: bytes
@@ -42,8 +48,12 @@ class ProcessStateRecord(ProcessRecord, frozen=True, tag="process"):
     limits: tuple[Limit, ...]
     is_subreaper: bool
     thp_disabled: int
-    timer_slack_ns: int
     oom_score_adj: int
+    membarrier: int = 0
+    memory_merge: int = 0
+    write_or_execute: int = 0
+    io_flusher: int = 0
+    is_cwd_removed: bool = False
 
 
 class Process(ProcessState[ProcessStateRecord]):
@@ -56,24 +66,29 @@ class Process(ProcessState[ProcessStateRecord]):
         replies = yield [
             call("prctl", _PR_GET_CHILD_SUBREAPER, Out(4)),
             call("prctl", _PR_GET_THP_DISABLE, 0, 0, 0, 0),
-            call("prctl", _PR_GET_TIMERSLACK),
+            call("membarrier", _MEMBARRIER_REGISTRATIONS, 0, 0),
+            call("prctl", _PR_GET_MEMORY_MERGE, 0, 0, 0, 0),
+            call("prctl", _PR_GET_MDWE, 0, 0, 0, 0),
+            call("prctl", _PR_GET_IO_FLUSHER, 0, 0, 0, 0),
         ]
-        subreaper, thp, slack = replies
+        subreaper, thp, membarrier, merge, mdwe, flusher = replies
         pid = process.tid
+        cwd = proc.link(pid, "cwd")
+        limits = proc.read(pid, "limits")
         return ProcessStateRecord(
-            cwd=_directory(process, "cwd"),
-            root=_directory(process, "root"),
+            cwd=cwd.removesuffix(_REMOVED),
+            is_cwd_removed=cwd.endswith(_REMOVED),
+            root=_root(process),
             umask=int(process.status["Umask"], 8),
             personality=int(proc.read(pid, "personality"), 16),
-            limits=tuple(
-                Limit(number=number, soft=soft, hard=hard)
-                for number in _LIMITS
-                for soft, hard in (resource.prlimit(pid, number),)
-            ),
+            limits=process.memo.of("limits", limits, lambda: _limits(limits)),
             is_subreaper=any(subreaper.outputs[0]),
             thp_disabled=thp.check(),
-            timer_slack_ns=slack.check(),
             oom_score_adj=int(proc.read(pid, "oom_score_adj")),
+            membarrier=_MEMBARRIER_PRIVATE if membarrier.failed else membarrier.value,
+            memory_merge=max(0, merge.value),
+            write_or_execute=max(0, mdwe.value),
+            io_flusher=max(0, flusher.value),
         )
 
     def restore(
@@ -84,27 +99,63 @@ class Process(ProcessState[ProcessStateRecord]):
         _set_oom_score(ctx, process.pid, record.oom_score_adj)
         if record.root != b"/":
             _must_exist(record.root)
+        if record.is_cwd_removed:
+            _make_removed(record.cwd)
         _must_exist(record.cwd)
         calls = [
             call("chdir", In(record.cwd + b"\0")),
             call("umask", record.umask),
             call("personality", record.personality),
             call("prctl", _PR_SET_CHILD_SUBREAPER, int(record.is_subreaper)),
-            call("prctl", _PR_SET_TIMERSLACK, record.timer_slack_ns),
             call("prctl", _PR_SET_THP_DISABLE, record.thp_disabled, 0, 0, 0),
+            *_settings(record),
         ]
         if record.root != b"/":
             calls.insert(1, call("chroot", In(record.root + b"\0")))
         yield from remote_all(calls)
+        if record.is_cwd_removed:
+            os.rmdir(record.cwd)
 
 
-def _directory(process: CapturedProcess, name: str) -> bytes:
-    path = proc.link(process.tid, name)
-    if path.endswith(b" (deleted)"):
+def _limits(text: bytes) -> tuple[Limit, ...]:
+    """prlimit(2) would need CAP_SYS_RESOURCE over another user's process."""
+    return tuple(
+        Limit(number=number, soft=soft, hard=hard)
+        for number, (soft, hard) in enumerate(proc.parse_limits(text))
+    )
+
+
+def _settings(record: ProcessStateRecord) -> Iterator[Call]:
+    """What is not the default; kernels and builds differ in which of them they have."""
+    for bit in range(9):
+        if record.membarrier >> bit & 1:
+            yield call("membarrier", 1 << bit, 0, 0)
+    if record.memory_merge:
+        yield call("prctl", _PR_SET_MEMORY_MERGE, record.memory_merge, 0, 0, 0)
+    if record.io_flusher:
+        yield call("prctl", _PR_SET_IO_FLUSHER, record.io_flusher, 0, 0, 0)
+    if record.write_or_execute:
+        yield call("prctl", _PR_SET_MDWE, record.write_or_execute, 0, 0, 0)
+
+
+def _root(process: CapturedProcess) -> bytes:
+    path = proc.link(process.tid, "root")
+    if path.endswith(_REMOVED):
         raise process.unsupported(
-            name, f"{path.decode(errors='replace')}: a removed directory is not supported"
+            "root", f"{path.decode(errors='replace')}: a removed directory is not supported"
         )
     return path
+
+
+def _make_removed(path: bytes) -> None:
+    """Make a directory that the process enters before it is removed again."""
+    try:
+        os.mkdir(path)
+    except OSError as error:
+        raise RestoreConflictError(
+            f"{path.decode(errors='replace')}, a removed working directory, cannot be made: {error.strerror}",
+            error.errno or errno.ENOENT,
+        ) from error
 
 
 def _must_exist(path: bytes) -> None:

@@ -23,6 +23,7 @@ from sls.resources.base import (
 from sls.sleep import below_stack, set_timeout
 
 _PR_SET_NAME, _PR_GET_TID_ADDRESS = 15, 40
+_PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
 _STACK = struct.Struct("=QiIQ")
 _SS_ONSTACK, _SS_DISABLE = 1, 2
 _RSEQ_CS_OFFSET: Final = 8  # struct rseq: cpu_id_start, cpu_id, rseq_cs
@@ -33,7 +34,7 @@ class ThreadStateRecord(ThreadRecord, frozen=True, tag="thread"):
     """Registers (user_regs_struct, XSAVE area in standard form) and per-thread kernel state.
 
     `sleeping_call`: number of a call that is made again, for `sleep_left_ns`, whose struct timespec may lie at
-    `scratch_address`; -1 is none.
+    `scratch_address`; -1 is none. `scheduler`: struct sched_attr; the fields before it say the same in short.
     """
 
     registers: bytes
@@ -54,6 +55,8 @@ class ThreadStateRecord(ThreadRecord, frozen=True, tag="thread"):
     sleeping_call: int = -1
     sleep_left_ns: int | None = None
     scratch_address: int = 0
+    timer_slack_ns: int = 50_000
+    scheduler: bytes = b""
 
 
 class Thread(ThreadState[ThreadStateRecord]):
@@ -65,9 +68,10 @@ class Thread(ThreadState[ThreadStateRecord]):
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
     ) -> Remote[ThreadStateRecord]:
-        address, stack = yield [
+        address, stack, slack = yield [
             call("prctl", _PR_GET_TID_ADDRESS, Out(8)),
             call("sigaltstack", 0, Out(_STACK.size)),
+            call("prctl", _PR_GET_TIMERSLACK),
         ]
         address.check()
         stack.check()
@@ -94,6 +98,8 @@ class Thread(ThreadState[ThreadStateRecord]):
             affinity=tuple(sorted(os.sched_getaffinity(tid))),
             sleeping_call=sleeping.number if sleeping else -1,
             sleep_left_ns=sleeping.remaining_ns if sleeping else None,
+            timer_slack_ns=slack.check(),
+            scheduler=syscalls.scheduler(tid),
             scratch_address=_scratch(thread.registers, stack.outputs[0]),
         )
 
@@ -103,6 +109,7 @@ class Thread(ThreadState[ThreadStateRecord]):
         calls = [
             call("set_tid_address", record.clear_child_tid),
             call("prctl", _PR_SET_NAME, In(record.comm + b"\0")),
+            call("prctl", _PR_SET_TIMERSLACK, record.timer_slack_ns),
         ]
         if record.robust_list:
             calls.append(call("set_robust_list", record.robust_list, record.robust_list_bytes))
@@ -111,7 +118,7 @@ class Thread(ThreadState[ThreadStateRecord]):
                 call("rseq", record.rseq_address, record.rseq_bytes, 0, record.rseq_signature)
             )
         yield from remote_all(calls)
-        _schedule(ctx, tid, record)
+        _schedule(ctx, process, tid, record)
 
 
 def final_registers(record: ThreadStateRecord) -> syscalls.Registers:
@@ -156,14 +163,21 @@ def _outside_rseq(thread: FrozenThread, rseq: syscalls.RseqConfiguration) -> sys
     return thread.registers
 
 
-def _schedule(ctx: RestoreContext, tid: int, record: ThreadStateRecord) -> None:
+def _schedule(
+    ctx: RestoreContext, process: RestoredProcess, tid: int, record: ThreadStateRecord
+) -> None:
     present = os.sched_getaffinity(0) | set(range(os.cpu_count() or 1))
     wanted = set(record.affinity) & present
-    if wanted:
-        os.sched_setaffinity(tid, wanted)
-    if record.policy or record.priority:
-        os.sched_setscheduler(tid, record.policy, os.sched_param(record.priority))
-    if record.nice:
-        os.setpriority(os.PRIO_PROCESS, tid, record.nice)
-    if record.io_priority:
-        syscalls.syscall("ioprio_set", 1, tid, record.io_priority)
+    try:
+        if wanted and wanted != os.sched_getaffinity(tid):
+            os.sched_setaffinity(tid, wanted)
+        if syscalls.scheduler(tid) != record.scheduler:
+            syscalls.set_scheduler(tid, record.scheduler)
+        if record.io_priority != syscalls.io_priority(tid):
+            syscalls.syscall("ioprio_set", 1, tid, record.io_priority)
+    except OSError as error:
+        ctx.note(
+            "scheduling",
+            f"affinity, class or priority of thread {tid}: {error.strerror}",
+            process.pid,
+        )

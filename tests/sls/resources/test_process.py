@@ -44,3 +44,8 @@ def test_orphans_in_their_sessions_and_groups(kept: Kept, leader: str) -> None:
 )
 def test_x26_what_tasks_share_is_refused_by_name(refused: Refused, what: str, words: str) -> None:
     assert words in refused("shares.c", what)
+
+
+@pytest.mark.parametrize("case", ["settings", "chroot", "removed"])
+def test_x25_settings_and_directories(kept: Kept, case: str) -> None:
+    assert not kept("identity.c", case).notes

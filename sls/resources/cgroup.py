@@ -1,0 +1,75 @@
+"""Membership in control groups, cgroups(7): by path in each hierarchy. A group that is gone is told of.
+
+The groups themselves and their limits are the machine's, not the program's.
+"""
+
+import os
+
+from sls import proc
+from sls.remote import Remote
+from sls.resources.base import (
+    CaptureContext,
+    CapturedProcess,
+    ProcessRecord,
+    ProcessState,
+    Record,
+    RestoreContext,
+    RestoredProcess,
+    Stage,
+)
+
+
+class CgroupPath(Record, frozen=True):
+    """Where a process is in the hierarchy of `controllers`, which is empty for version 2."""
+
+    controllers: bytes
+    path: bytes
+
+
+class CgroupRecord(ProcessRecord, frozen=True, tag="cgroup"):
+    """One path a hierarchy."""
+
+    paths: tuple[CgroupPath, ...]
+
+
+class Cgroup(ProcessState[CgroupRecord]):
+    """Groups of the process; its threads are taken to be in the same."""
+
+    stage = Stage.TASKS
+    record = CgroupRecord
+
+    def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[CgroupRecord]:
+        yield from ()
+        return _groups(process.tid)
+
+    def restore(
+        self, ctx: RestoreContext, process: RestoredProcess, record: CgroupRecord
+    ) -> Remote[None]:
+        yield from ()
+        current = _groups(process.pid).paths
+        for wanted in record.paths:
+            if wanted not in current and not _join(ctx, process.pid, wanted):
+                name = wanted.path.decode(errors="replace")
+                ctx.note("cgroup", f"{name} cannot be joined here", process.pid)
+
+
+def _groups(tid: int) -> CgroupRecord:
+    return CgroupRecord(
+        paths=tuple(
+            CgroupPath(controllers=controllers, path=path)
+            for controllers, path in proc.parse_cgroup(proc.read(tid, "cgroup"))
+        )
+    )
+
+
+def _join(ctx: RestoreContext, pid: int, wanted: CgroupPath) -> bool:
+    hierarchies = ctx.once("cgroup hierarchies", proc.cgroup_mounts)
+    mount = hierarchies.get(wanted.controllers)
+    if mount is None:
+        return False
+    try:
+        with open(os.path.join(mount, wanted.path.lstrip(b"/"), b"cgroup.procs"), "wb") as file:
+            file.write(b"%d" % pid)
+    except OSError:
+        return False
+    return True
