@@ -68,11 +68,11 @@ class Core:
         self.catalog = Catalog()
         self.sections = Sections(self.log)
         self.hashes = HashIndex()
-        self.reader = PageReader(self.log, self.locate)
+        self.pool = ThreadPoolExecutor(COMPRESS_THREADS, thread_name_prefix="slos")
+        self.reader = PageReader(self.log, self.locate, self.pool)
         self.runs = RunReader(self.log)
         self.holders: set[Holder] = set()
         self.counts = Counts()
-        self.pool = ThreadPoolExecutor(COMPRESS_THREADS, thread_name_prefix="slos")
         # Long transactions append from here, so that the next part is compressed meanwhile.
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="slos-writer")
         # Set while collection decides: which old pages may still be shared.

@@ -4,12 +4,14 @@ Knows records and page ids, no generations: what is wrong it names by page id. T
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_digest
 
 from slos.blocks import Places
 from slos.catalog import Run
@@ -19,11 +21,14 @@ from slos.format import (
     HEADER_BYTES,
     MAX_RECORD_BYTES,
     Array,
+    Header,
+    RecordFlag,
     RecordType,
     decode_directory,
     decode_header,
     decode_leaf,
     decode_pages,
+    directory_bytes,
 )
 from slos.log import Log, checked
 from slos.store import PAGE_BYTES
@@ -33,6 +38,7 @@ _GAP_BYTES = 64 << 10
 _BLOCK_CACHE = 128
 _VIEW_CACHE_BYTES = 48 << 20
 _CACHED_PAGES = 64
+_SHARED_PAGES = 2048
 
 Value = TypeVar("Value")
 PageRows = NDArray[np.uint8]
@@ -85,8 +91,9 @@ class _Record(NamedTuple):
 class PageReader:
     """Pages by id; `locate` asks the block table, under the store's lock."""
 
-    def __init__(self, log: Log, locate: Locate):
+    def __init__(self, log: Log, locate: Locate, pool: ThreadPoolExecutor):
         self._log = log
+        self._pool = pool
         self._locate = locate
         self._cache: Cache[_Record] = Cache(_BLOCK_CACHE)
 
@@ -132,34 +139,82 @@ class PageReader:
         self, page_ids: Array, places: Places, out: PageRows, rows: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Indices into `page_ids` of what could not be read."""
-        order = np.argsort(places.offsets, kind="stable")
-        offsets = places.offsets[order]
-        firsts = np.flatnonzero(np.diff(offsets, prepend=-1))
-        bounds = np.append(firsts, len(order)).tolist()
-        starts = offsets[firsts].tolist()
-        sizes = places.sizes[order[firsts]].tolist()
+        plan = _Plan(page_ids, places, rows)
+        spans = iter(plan.spans())
         bad: list[NDArray[np.int64]] = []
-        for first, last in _spans(starts, sizes):
-            window = _Window(self._log, starts[first], starts[last] + sizes[last])
-            for group in range(first, last + 1):
-                which = order[bounds[group] : bounds[group + 1]]
-                record = self._record(window, starts[group], len(order) <= _CACHED_PAGES)
-                slots = places.slots[which]
-                if record is None or not record.holds(page_ids[which], slots):
-                    bad.append(which)
-                else:
-                    out[rows[which]] = record.pages[slots]
+        helper = None
+        if len(page_ids) >= _SHARED_PAGES:
+            helper = self._pool.submit(self._work, plan, spans, out, bad)
+        try:
+            self._work(plan, spans, out, bad)
+        finally:
+            if helper is not None:
+                helper.result()
         return np.concatenate(bad) if bad else np.zeros(0, np.int64)
 
-    def _record(self, window: "_Window", offset: int, cached: bool) -> "_Record | None":
+    def _work(
+        self,
+        plan: "_Plan",
+        spans: Iterator[tuple[int, int]],
+        out: PageRows,
+        bad: list[NDArray[np.int64]],
+    ) -> None:
+        """Read spans until there are none left; another thread may take some of them."""
+        cached = len(plan.order) <= _CACHED_PAGES
+        for first, last in spans:
+            end = plan.starts[last] + plan.sizes[last]
+            window = _Window(self._log, plan.starts[first], end)
+            for group in range(first, last + 1):
+                part = slice(plan.bounds[group], plan.bounds[group + 1])
+                slots = plan.slots[part]
+                record = self._record(window, plan.starts[group], slots, cached)
+                if record is None or not record.holds(plan.ids[part], slots):
+                    bad.append(plan.order[part])
+                elif plan.straight[group]:
+                    row, slot = int(plan.rows[part.start]), int(slots[0])
+                    out[row : row + len(slots)] = record.pages[slot : slot + len(slots)]
+                else:
+                    out[plan.rows[part]] = record.pages[slots]
+
+    def _record(
+        self, window: "_Window", offset: int, slots: NDArray[np.int64], cached: bool
+    ) -> "_Record | None":
         if offset == 0:
             return None
-        found = self._cache.get(offset) if cached else None
+        if not cached:
+            return window.record(offset, slots)
+        found = self._cache.get(offset)
         if found is None:
-            found = window.record(offset)
-            if found is not None and cached:
+            found = window.record(offset, None)
+            if found is not None:
                 self._cache.put(offset, found, 1)
         return found
+
+
+class _Plan:
+    """A read in the order of the device: groups of pages that lie in one record."""
+
+    def __init__(self, page_ids: Array, places: Places, rows: NDArray[np.int64]):
+        self.order = np.argsort(places.offsets, kind="stable")
+        self.ids = page_ids[self.order]
+        self.slots = places.slots[self.order]
+        self.rows = rows[self.order]
+        offsets = places.offsets[self.order]
+        firsts = np.flatnonzero(np.diff(offsets, prepend=-1))
+        self.bounds: list[int] = np.append(firsts, len(self.order)).tolist()
+        self.starts: list[int] = offsets[firsts].tolist()
+        self.sizes: list[int] = places.sizes[self.order[firsts]].tolist()
+        # Whether a group's slots and rows both go up by one: then a slice copies it.
+        breaks = (np.diff(self.slots) != 1) | (np.diff(self.rows) != 1)
+        breaks = np.concatenate([[False], breaks])
+        breaks[firsts] = False
+        self.straight: list[bool] = []
+        if len(firsts):
+            self.straight = (~np.logical_or.reduceat(breaks, firsts)).tolist()
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Neighbouring groups, as (first, last), that are worth one read."""
+        return _spans(self.starts, self.sizes)
 
 
 def _spans(starts: list[int], sizes: list[int]) -> list[tuple[int, int]]:
@@ -187,8 +242,11 @@ class _Window:
         self._length = min(end - start, _SPAN_BYTES + 2 * MAX_RECORD_BYTES)
         self._data: memoryview | None = None
 
-    def record(self, offset: int) -> _Record | None:
-        """The record of pages at an offset, None where there is none or a damaged one."""
+    def record(self, offset: int, slots: NDArray[np.int64] | None) -> _Record | None:
+        """The record of pages at an offset, None where there is none or a damaged one.
+
+        With `slots` only these pages need to be right.
+        """
         if self._data is None:
             try:
                 self._data = memoryview(self._log.device.read(self._start, self._length))
@@ -198,6 +256,8 @@ class _Window:
         header = decode_header(data[:HEADER_BYTES], self._log.seed)
         if header is None or header.type not in (RecordType.PAGES, RecordType.MOVED):
             return None
+        if slots is not None and 2 * len(slots) <= header.count and _is_plain(header):
+            return _some_pages(header, data[HEADER_BYTES:], slots)
         found = checked(header, data)
         if found is None:
             return None
@@ -206,6 +266,25 @@ class _Window:
         if directory is None or body is None:
             return None
         return _Record(directory[0], np.frombuffer(body, np.uint8).reshape(-1, PAGE_BYTES))
+
+
+def _is_plain(header: Header) -> bool:
+    """Whether pages lie in the record as they are, under numbers that the header's sum covers."""
+    return header.type is RecordType.PAGES and not header.flags & RecordFlag.LZ4
+
+
+def _some_pages(header: Header, payload: memoryview, slots: NDArray[np.int64]) -> _Record | None:
+    """A plain record of which few pages are wanted: those are held against their own hashes."""
+    directory = decode_directory(header, payload)
+    start = directory_bytes(header)
+    body = payload[start : start + header.raw]
+    if directory is None or len(body) != header.raw or start + header.raw != header.stored:
+        return None
+    for slot in slots.tolist():
+        at = slot * PAGE_BYTES
+        if xxh3_64_digest(body[at : at + PAGE_BYTES]) != payload[slot * 8 : slot * 8 + 8]:
+            return None
+    return _Record(directory[0], np.frombuffer(body, np.uint8).reshape(-1, PAGE_BYTES))
 
 
 class RunReader:
