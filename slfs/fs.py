@@ -48,13 +48,14 @@ from slfs.inodes import (
     Node,
     RootDirectory,
     Symlink,
-    TextFile,
+    RegularFile,
 )
 from slfs.mounting import check_mountpoint, open_store
 from slfs.options import USAGE, MountRequest, UsageError, parse_command_line
 from slfs.registry import Registry
 from slfs.top import TOP_FILES
 from slos.errors import SlosError
+from slfs.processes import Within
 
 logger = logging.getLogger("slfs")
 
@@ -99,7 +100,7 @@ class OpenDirectory:
 class OpenFile:
     """An open file with who opened it: writes act in his name."""
 
-    def __init__(self, node: TextFile, handle: Handle, caller: Caller) -> None:
+    def __init__(self, node: RegularFile, handle: Handle, caller: Caller) -> None:
         self.node = node
         self.handle = handle
         self.caller = caller
@@ -163,8 +164,9 @@ class Filesystem(pyfuse3.Operations):
         entry.st_uid = attributes.owner.uid
         entry.st_gid = attributes.owner.gid
         entry.st_size = attributes.size
-        entry.st_blksize = BLOCK_BYTES
-        entry.st_blocks = -(-attributes.size // 512)
+        entry.st_blksize = attributes.block_bytes
+        stored = attributes.size if attributes.stored_bytes is None else attributes.stored_bytes
+        entry.st_blocks = -(-stored // 512)
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = attributes.time_ns
         entry.attr_timeout = entry.entry_timeout = LASTING_SECONDS if attributes.is_lasting else 0
         return entry
@@ -181,13 +183,16 @@ class Filesystem(pyfuse3.Operations):
             raise FUSEError(errno.ENOENT)
         return await self._entry(node)
 
+        _refuse_own(directory, ctx)
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, count in inode_list:
             self._inodes.forget(inode, count)
 
     @answers_errno
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return await self._attributes(self._inodes.node(inode), inode)
+        node = self._inodes.node(inode)
+        _refuse_own(node, ctx)
+        return await self._attributes(node, inode)
 
     @answers_errno
     async def setattr(
@@ -288,14 +293,16 @@ class Filesystem(pyfuse3.Operations):
     @answers_errno
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         node = self._inodes.node(inode)
-        assert isinstance(node, TextFile)
+        assert isinstance(node, RegularFile)
+        _refuse_own(node, ctx)
         is_writable = isinstance(node, ControlFile) and node.is_writable
         if flags & os.O_ACCMODE != os.O_RDONLY and not is_writable:
             raise node.refuse("writing")
         number = self._new_handle()
-        self._files[number] = OpenFile(node, node.open(), _caller(ctx))
-        # The text is made anew at each pass: the kernel must neither keep it nor trust a size.
-        return FileInfo(fh=FileHandleT(number), direct_io=True)
+        handle = await self._run(node, node.open)
+        self._files[number] = OpenFile(node, handle, _caller(ctx))
+        # A text is made anew at each pass: the kernel must neither keep it nor trust a size.
+        return FileInfo(fh=FileHandleT(number), direct_io=not node.keeps_pages)
 
     @answers_errno
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -392,6 +399,15 @@ def _caller(ctx: RequestContext) -> Caller:
 
 
 # --- the mount --------------------------------------------------------------------------------
+
+
+def _refuse_own(node: Node, ctx: RequestContext) -> None:
+    """ELOOP for this process's own threads within a generation.
+
+    They read mapped files by path, and a path may have been made to lead back here: each round would hold a thread.
+    """
+    if isinstance(node, Within) and os.path.exists(f"/proc/self/task/{ctx.pid}"):
+        raise FUSEError(errno.ELOOP)
 
 
 async def _terminate_on_signal(*, task_status: Any) -> None:

@@ -29,7 +29,10 @@ ROOT_OWNER: Final = Owner(0, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Attributes:
-    """What stat(2) tells of a node. `is_lasting`: it never changes, so the kernel may keep it."""
+    """What stat(2) tells of a node. `is_lasting`: it never changes, so the kernel may keep it.
+
+    `stored_bytes`: what it takes where that is less than its size; `block_bytes`: what to read it by.
+    """
 
     mode: int
     owner: Owner = ROOT_OWNER
@@ -37,6 +40,8 @@ class Attributes:
     links: int = 1
     time_ns: int = 0
     is_lasting: bool = False
+    stored_bytes: int | None = None
+    block_bytes: int = 4096
 
 
 # --- open files -------------------------------------------------------------------------------
@@ -106,6 +111,10 @@ class Node:
     def attributes(self) -> Attributes:
         raise NotImplementedError
 
+    def listed_attributes(self) -> Attributes:
+        """`attributes`, but for a directory's listing: a size that is slow to tell may be missing, if not lasting."""
+        return self.attributes()
+
     def refuse(self, what: str) -> RefusedError:
         """The error for a change that this node does not take."""
         return RefusedError(f"{what} is not possible here; see README", self.read_only_errno)
@@ -128,8 +137,28 @@ class Directory(Node):
     def remove_directory(self, name: bytes, caller: Caller) -> None:
         raise self.refuse("rmdir")
 
+    def make_symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
+        raise self.refuse("symlink")
 
-class TextFile(Node):
+    def remove_file(self, name: bytes, caller: Caller) -> None:
+        raise self.refuse("unlink")
+
+    def rename_within(self, name: bytes, new_name: bytes, flags: int, caller: Caller) -> None:
+        """renameat2(2) of a name of this directory to another one of it."""
+        raise self.refuse("rename")
+
+
+class RegularFile(Node):
+    """A file. `keeps_pages`: the kernel may keep what was read until the next open, and map it."""
+
+    keeps_pages: bool = False
+
+    def open(self) -> Handle:
+        """A handle for reading."""
+        raise NotImplementedError
+
+
+class TextFile(RegularFile):
     """A read-only file whose contents are made when it is opened."""
 
     watch: Watch | None = None
@@ -138,7 +167,6 @@ class TextFile(Node):
         raise NotImplementedError
 
     def open(self) -> Handle:
-        """A handle for reading."""
         return TextHandle(self.render, self.watch)
 
 

@@ -1,6 +1,6 @@
 """generations/<n>/processes/: captured processes as /proc would show them.
 
-    processes/<pid>/{cmdline,maps,status,…}  fd/  fdinfo/  threads/<tid>/
+    processes/<pid>/{cmdline,maps,status,…}  mem  core  fd/  fdinfo/  threads/<tid>/
 
 The texts are `sls.procview`'s; this makes a tree of them. Images are decoded once and kept for the
 few generations looked at last: one process-wide cache, guarded by a lock. Call from worker threads.
@@ -10,17 +10,21 @@ import errno
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
-from functools import partial
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
-from slfs.inodes import Attributes, Directory, Node, Symlink, TextFile
+from slfs.inodes import Attributes, Directory, Handle, Node, RegularFile, Symlink, TextFile
 from slfs.registry import Entry
+from slfs.watch import Watch
 from slos.store import GenerationInfo
-from sls import procview
+from sls import proc, procview
+from sls.address_space import AddressSpace, Range
 from sls.image import MANIFEST_OBJECT, Image, ProcessImage, decode
+from sls.mapped_files import MappedFiles, running_vdso
 
 MAX_IMAGES: Final = 16
+READ_BYTES: Final = 128 << 10
 
 
 class Images:
@@ -94,13 +98,30 @@ class ProcessesDirectory(Within, Directory):
         process = next((one for one in image.processes if b"%d" % one.pid == name), None)
         if process is None:
             return None
-        contents = procview.entries(process, image, partial(self._read_memory, process))
+        contents = procview.entries(process, lambda: open_space(self.entry, self.info, process))
         return make_node(self, name, contents)
 
-    def _read_memory(self, process: ProcessImage, address: int, length: int) -> bytes:
-        object_id = process.memory.object_id
-        data = self.entry.store.read(self.entry.oid, self.info.epoch, object_id, address, length)
-        return data.ljust(length, b"\0")
+
+class GenerationObjects:
+    """`sls.address_space.Objects` of one generation."""
+
+    def __init__(self, entry: Entry, epoch: int) -> None:
+        self._entry = entry
+        self._epoch = epoch
+
+    def read(self, object_id: int, offset: int, length: int) -> bytes:
+        return self._entry.store.read(self._entry.oid, self._epoch, object_id, offset, length)
+
+    def data_ranges(self, object_id: int, start: int, end: int) -> Iterator[Range]:
+        return self._entry.store.data_ranges(self._entry.oid, self._epoch, object_id, start, end)
+
+
+def open_space(entry: Entry, info: GenerationInfo, process: ProcessImage) -> AddressSpace:
+    """The memory of a captured process. Mapped files are read with the rights of the partition's owner."""
+    image = images.get(entry, info.epoch)
+    vdso = running_vdso() if image.boot_id == proc.boot_id() else b""
+    files = MappedFiles(entry.owner.uid, entry.owner.gid)
+    return AddressSpace(process.memory, GenerationObjects(entry, info.epoch), files, vdso=vdso)
 
 
 # --- what procview gives, as nodes ------------------------------------------------------------
@@ -111,6 +132,8 @@ def make_node(parent: Within, name: bytes, entry: procview.Entry) -> Node:
     place = (*parent.place, name)
     if isinstance(entry, procview.File):
         return ViewFile(parent.entry, parent.info, entry, *place)
+    if isinstance(entry, procview.Bytes):
+        return ViewBytes(parent.entry, parent.info, entry, *place)
     if isinstance(entry, procview.Link):
         return ViewLink(parent.entry, parent.info, entry, *place)
     return ViewDirectory(parent.entry, parent.info, entry, *place)
@@ -156,6 +179,45 @@ class ViewFile(Within, TextFile):
 
     def render(self) -> bytes:
         return self._view.text()
+
+
+class BytesHandle:
+    """An open `ViewBytes`."""
+
+    watch: Watch | None = None
+
+    def __init__(self, opened: procview.Readable) -> None:
+        self._opened = opened
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._opened.read(offset, size)
+
+    def is_readable(self) -> bool:
+        return True
+
+
+class ViewBytes(Within, RegularFile):
+    """Memory of a process, by address or as a core file."""
+
+    def __init__(
+        self, entry: Entry, info: GenerationInfo, view: procview.Bytes, *place: Hashable
+    ) -> None:
+        super().__init__(entry, info, *place)
+        self._view = view
+        self.keeps_pages = view.is_stable
+
+    def attributes(self) -> Attributes:
+        return self._attributes(self._view.open().size_bytes)
+
+    def listed_attributes(self) -> Attributes:
+        return self._attributes(0)
+
+    def _attributes(self, size: int) -> Attributes:
+        attributes = self.attributes_of(stat.S_IFREG | 0o600, size, is_lasting=False)
+        return replace(attributes, block_bytes=READ_BYTES)
+
+    def open(self) -> Handle:
+        return BytesHandle(self._view.open())
 
 
 class ViewLink(Within, Symlink):

@@ -1,14 +1,17 @@
 """A captured process as /proc would show it: text made from its image. Pure; knows no FUSE.
 
 `entries` gives what the directory of a process holds, as a nested mapping of names to `File` (text made on demand),
-`Link` (target) or directories. Where /proc shows what a capture does not hold, the line is left out, never guessed.
+`Bytes` (read by offset), `Link` (target) or directories. Where /proc shows what a capture does not hold, the line is
+left out, never guessed.
 """
 
 import os
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from sls.image import DescriptorImage, Image, ProcessImage, ThreadImage
+from sls.address_space import AddressSpace, UnmappedError
+from sls.core import Core
+from sls.image import DescriptorImage, ProcessImage, ThreadImage
 from sls.resources import (
     AnyProcessRecord,
     AnyThreadRecord,
@@ -17,10 +20,7 @@ from sls.resources import (
     VmaRecord,
     final_registers,
 )
-from sls.syscalls import REGISTER_NAMES
-
-MemoryReader = Callable[[int, int], bytes]
-"""(address, length) → bytes of the process's private memory; holes are zeros."""
+from sls.syscalls import PAGE_BYTES, REGISTER_NAMES
 
 
 class File(NamedTuple):
@@ -30,16 +30,57 @@ class File(NamedTuple):
     is_private: bool = False
 
 
+class Bytes(NamedTuple):
+    """A file too large to be held, only for the owner: `open` gives what reads it by (offset, length).
+
+    `open().size_bytes` is what stat(2) tells; `is_stable`: bytes of one opening stay as they are.
+    """
+
+    open: "Callable[[], Readable]"
+    is_stable: bool
+
+
+class Readable(Protocol):
+    """Bytes by offset: short where they end, OSError (EIO) where there are none."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+
 class Link(NamedTuple):
     """A symbolic link."""
 
     target: bytes
 
 
-Entry: TypeAlias = "File | Link | Mapping[str, Entry]"
+Entry: TypeAlias = "File | Bytes | Link | Mapping[str, Entry]"
 
 
-def entries(process: ProcessImage, image: Image, read: MemoryReader) -> Mapping[str, Entry]:
+class Memory:
+    """`mem`: an address space by virtual address.
+
+    As that of /proc its size is 0, for it has no beginning: programs that read files from front to back (cp, grep, tar,
+    diff) find an empty file, as a read of more than a page from address 0 is the end of file. Every other read of what
+    is not mapped is EIO.
+    """
+
+    size_bytes: Final = 0
+
+    def __init__(self, space: AddressSpace) -> None:
+        self._space = space
+
+    def read(self, offset: int, length: int) -> bytes:
+        try:
+            return self._space.read(offset, length)
+        except UnmappedError:
+            if offset == 0 and length > PAGE_BYTES:
+                return b""
+            raise
+
+
+def entries(process: ProcessImage, open_space: Callable[[], AddressSpace]) -> Mapping[str, Entry]:
     """The directory of one process. A zombie has `comm` and `status` only."""
     if process.exit_status is not None:
         return {
@@ -49,13 +90,22 @@ def entries(process: ProcessImage, image: Image, read: MemoryReader) -> Mapping[
     memory = process.memory
     _, _, _, _, _, _, _, arg_start, arg_end, env_start, env_end = memory.layout
     state = _process_state(process)
+
+    def read(start: int, end: int) -> bytes:
+        try:
+            return open_space().read(start, end - start)
+        except UnmappedError:
+            return b""  # the process moved its area (prctl(2) PR_SET_MM) or unmapped it
+
     return {
         "comm": File(lambda: process.comm + b"\n"),
-        "cmdline": File(lambda: read(arg_start, arg_end - arg_start)),
-        "environ": File(lambda: read(env_start, env_end - env_start), is_private=True),
+        "cmdline": File(lambda: read(arg_start, arg_end)),
+        "environ": File(lambda: read(env_start, env_end), is_private=True),
         "status": File(lambda: _status(process, process.threads[0])),
         "maps": File(lambda: b"".join(map(_maps_line, memory.vmas))),
         "auxv": File(lambda: memory.auxv),
+        "mem": Bytes(lambda: Memory(open_space()), is_stable=False),
+        "core": Bytes(lambda: Core(process, open_space()), is_stable=True),
         "limits": File(lambda: _limits(state)),
         "exe": Link(memory.executable.path),
         "cwd": Link(state.cwd),

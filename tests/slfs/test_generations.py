@@ -1,0 +1,186 @@
+"""Generations as people look into them: memory by address, core files, ordinary tools."""
+
+import errno
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.slfs.history import History, looked_into
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+
+@pytest.fixture(scope="module")
+def history() -> Iterator[History]:
+    with looked_into() as found:
+        yield found
+
+
+def run(*command: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def failing_errno(memory: int, length: int, address: int) -> int | None:
+    try:
+        os.pread(memory, length, address)
+    except OSError as error:
+        return error.errno
+    return None
+
+
+@pytest.fixture
+def memory(history: History) -> Iterator[int]:
+    descriptor = os.open(history.process(1) / "mem", os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+# --- mem --------------------------------------------------------------------------------------
+
+
+def test_every_mapping_reads_as_it_did(history: History, memory: int) -> None:
+    assert len(history.memory) > 20
+    for start, page in history.memory.items():
+        assert os.pread(memory, 4096, start) == page, f"{start:#x}\n{history.maps}"
+
+
+def test_what_is_not_mapped_is_an_error(history: History, memory: int) -> None:
+    kept = (history.process(1) / "maps").read_text().splitlines()
+    bounds = [tuple(int(one, 16) for one in line.split()[0].split("-")) for line in kept]
+    start = bounds[0][0]
+    gaps = [low for (_, low), (high, _) in pairwise(bounds) if low < high]
+    for address in (0, 1, start - 4096, start - 1, gaps[0], 1 << 47, (1 << 63) - 4096):
+        assert failing_errno(memory, 16, address) == errno.EIO, hex(address)
+    vvar = next(one for one, line in zip(bounds, kept, strict=True) if line.endswith("[vvar]"))
+    assert failing_errno(memory, 1, vvar[0]) == errno.EIO
+
+
+def test_a_read_ends_where_a_mapping_ends(history: History, memory: int) -> None:
+    kept = (history.process(1) / "maps").read_text().splitlines()
+    start, end = (int(one, 16) for one in kept[-1].split()[0].split("-"))
+    stack = next(line for line in kept if line.endswith("[stack]"))
+    low, high = (int(one, 16) for one in stack.split()[0].split("-"))
+    assert len(os.pread(memory, 1 << 20, high - 100)) == 100
+    assert os.pread(memory, high - low, low)[-4096:] == os.pread(memory, 4096, high - 4096)
+    assert end > start
+
+
+def test_the_past_stays_what_it_was(history: History) -> None:
+    """The same address in two generations: what a step changed differs, what it did not is equal."""
+    symbols = run("nm", history.binary).stdout
+    offset = int(next(line for line in symbols.splitlines() if line.endswith(" counter"))[:16], 16)
+    base = int(history.maps.split("-")[0], 16)
+    values = []
+    for epoch in (1, 2):
+        with open(history.process(epoch) / "mem", "rb", buffering=0) as file:
+            values.append(int.from_bytes(os.pread(file.fileno(), 4, base + offset), "little"))
+    assert values == [42, 43]
+
+
+def test_dd_and_python_find_an_address(history: History) -> None:
+    path = history.process(1) / "mem"
+    start, page = next(iter(history.memory.items()))
+    found = subprocess.run(
+        ["dd", f"if={path}", "bs=4096", "count=1", f"skip={start // 4096}"],
+        capture_output=True,
+        check=True,
+    )
+    assert found.stdout == page
+    with path.open("rb") as file:
+        file.seek(start)
+        assert file.read(64) == page[:64]
+
+
+# --- core -------------------------------------------------------------------------------------
+
+
+def gdb(history: History, epoch: int, *commands: str) -> str:
+    """What gdb says about a generation's core."""
+    words = [word for command in commands for word in ("-ex", command)]
+    core = history.process(epoch) / "core"
+    outcome = run("gdb", "-batch", "-nx", *words, history.binary, core)
+    assert "warning" not in outcome.stderr.lower(), outcome.stderr
+    return outcome.stdout
+
+
+def test_gdb_shows_threads_backtraces_and_variables(history: History) -> None:
+    said = gdb(
+        history, 1,
+        "thread apply all bt", "p counter", "p greeting", "p zeros[4000]", "p vector",
+        "thread 1", "frame function main", "p place", "p half",
+        "thread 2", "frame function work", "p number", "p heap", "p own_number", "p place",
+        "p sizeof($ymm0)",
+    )  # fmt: skip
+    assert len(re.findall(r"^Thread \d+ \(", said, re.MULTILINE)) == 4
+    backtraces = said.split("$1 = ")[0]
+    assert backtraces.count(" in work (argument=") == 3
+    assert backtraces.count(" in wait_at_depth (") == (1 + 1) + (2 + 1) + (3 + 1) + (2 + 1)
+    values = re.findall(r"^\$\d+ = (.*)$", said, re.MULTILINE)
+    assert values[0] == "42"
+    assert values[1].endswith('"kept"')
+    assert values[2] == "0 '\\000'"
+    assert values[3] == "{1, 2, 3, 4, 5, 6, 7, 8}"
+    assert values[4:6] == ["{x = 42, y = 1}", "0.5"]
+    number = int(values[6])
+    assert values[7].endswith(f'"worker {number}"')
+    assert values[8] == str(100 * number)
+    assert values[9] == f"{{x = {number}, y = {-number}}}"
+    assert values[10] == "32"
+
+
+def test_gdb_shows_each_generation_as_it_was(history: History) -> None:
+    asked = ("p counter", "p (char *) zeros + 8192", "frame function main", "p place.y")
+    first, second = (
+        re.findall(r"^\$\d+ = (.*)$", gdb(history, epoch, *asked), re.MULTILINE) for epoch in (1, 2)
+    )
+    assert (first[0], second[0]) == ("42", "43")
+    assert '"stepped"' not in first[1]
+    assert '"stepped"' in second[1]
+    assert (first[2], second[2]) == ("1", "4")
+
+
+@pytest.mark.parametrize("reader", ["readelf", "eu-readelf"])
+def test_elf_readers_have_no_complaint(history: History, reader: str) -> None:
+    outcome = run(reader, "-a", history.process(2) / "core")
+    assert outcome.returncode == 0
+    assert outcome.stderr == ""
+    notes = run(reader, "-n", history.process(2) / "core").stdout
+    assert len(re.findall(r"PRSTATUS", notes)) == 4
+    for kind in ("PRPSINFO", "SIGINFO", "AUXV", "FILE", "X86_XSTATE"):
+        assert kind in notes, notes
+    if reader == "eu-readelf":  # the other one prints no names in Debian 12's build
+        assert str(history.binary) in notes
+
+
+def test_a_core_needs_no_other_file(history: History) -> None:
+    """Text and constants of program and libraries are in the core, without the program being named."""
+    outcome = run("gdb", "-batch", "-nx", "-ex", "x/2i $pc", "-c", history.process(1) / "core")
+    assert "Cannot access memory" not in outcome.stdout + outcome.stderr
+    assert "syscall" in outcome.stdout
+
+
+def test_a_core_is_what_memory_is(history: History, tmp_path: Path) -> None:
+    """Each segment of the core, against `mem`; twice over the kernel's cache."""
+    core = history.process(1) / "core"
+    lines = run("readelf", "-lW", core).stdout.splitlines()
+    loads = [line.split() for line in lines if line.strip().startswith("LOAD")]
+    with core.open("rb", buffering=0) as file, (history.process(1) / "mem").open("rb", 0) as memory:
+        for _, offset, address, _, size, *_ in loads:
+            length = min(int(size, 16), 65536)
+            wanted = os.pread(memory.fileno(), length, int(address, 16)) if length else b""
+            assert os.pread(file.fileno(), length, int(offset, 16)) == wanted, address
+        stored = sum(int(load[4], 16) for load in loads)
+        assert core.stat().st_size - stored < 1 << 16
+        assert os.pread(file.fileno(), 10, core.stat().st_size) == b""
