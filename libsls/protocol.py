@@ -17,6 +17,7 @@ MOUNT_VARIABLE: Final = "SLFS_MOUNT"
 
 PARTITIONS: Final = "partitions"
 GENERATIONS: Final = "generations"
+FILES: Final = "files"
 LATEST: Final = "latest"
 
 OID_MIN: Final = 1

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from slos.store import Store
+from sls.filetree import FileTree
 from sls.requests import (
     CheckpointOutcome,
     CheckpointRequest,
@@ -23,7 +24,10 @@ class LivePartition(Protocol):
     """A group of live processes. Synchronous and thread-safe.
 
     `members`, `status` and `statistics` never wait for a capture. Errors are SlsError and SlosError.
+    `files` is the tree that its checkpoints keep and its restores roll back.
     """
+
+    files: FileTree | None
 
     def attach(self, pids: Sequence[int]) -> None: ...
 

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial, wraps
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import pyfuse3
 import trio
@@ -39,23 +39,26 @@ from slfs.commands import Commands
 from slfs.contract import PartitionFactory
 from slfs.daemon import Starter, configure_logging, print_error, start_in_background
 from slfs.errors import EXPECTED_ERRORS, MountError, errno_of
+from slfs.files.operations import FileOperations
+from slfs.files.router import Router
 from slfs.generations import GenerationsDirectory
 from slfs.inodes import (
     ControlFile,
     Directory,
+    FilesDirectory,
     Handle,
     InodeTable,
     Node,
+    RegularFile,
     RootDirectory,
     Symlink,
-    RegularFile,
 )
 from slfs.mounting import check_mountpoint, open_store
 from slfs.options import USAGE, MountRequest, UsageError, parse_command_line
+from slfs.processes import Within
 from slfs.registry import Registry
 from slfs.top import TOP_FILES
 from slos.errors import SlosError
-from slfs.processes import Within
 
 logger = logging.getLogger("slfs")
 
@@ -112,12 +115,14 @@ class Filesystem(pyfuse3.Operations):
     def __init__(self, registry: Registry, commands: Commands) -> None:
         super().__init__()
         self.registry = registry
+        self.trees = FileOperations()
         self._commands = commands
         self._inodes = InodeTable(RootDirectory(registry, TOP_FILES, GenerationsDirectory))
         self._readers = trio.CapacityLimiter(MAX_READERS)
         self._files: dict[int, OpenFile] = {}
         self._directories: dict[int, OpenDirectory] = {}
         self._next_handle = 1
+        self.router = Router(self, self.trees)
         # Guards notifications, which come from any thread, against the end of the session.
         self._notifying = threading.Lock()
         self._is_mounted = True
@@ -151,6 +156,8 @@ class Filesystem(pyfuse3.Operations):
 
     async def _entry(self, node: Node) -> EntryAttributes:
         """The reply that makes the kernel remember `node`."""
+        if isinstance(node, FilesDirectory):
+            return await self.trees.root_entry(node)
         entry = await self._attributes(node, 0)
         entry.st_ino = self._inodes.remember(node)
         return entry
@@ -176,6 +183,7 @@ class Filesystem(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         directory = self._directory(parent_inode)
+        _refuse_own(directory, ctx)
         if name in (b".", b".."):
             raise FUSEError(errno.ENOENT)  # asked by NFS servers only
         node = await self._run(directory, directory.lookup, name)
@@ -183,7 +191,6 @@ class Filesystem(pyfuse3.Operations):
             raise FUSEError(errno.ENOENT)
         return await self._entry(node)
 
-        _refuse_own(directory, ctx)
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, count in inode_list:
             self._inodes.forget(inode, count)
@@ -372,7 +379,7 @@ class Filesystem(pyfuse3.Operations):
                 continue  # deleted since opendir
             entry = await self._entry(node)
             if not pyfuse3.readdir_reply(token, FileNameT(name), entry, index + 1):
-                self._inodes.forget(entry.st_ino, 1)
+                await self.router.forget([(entry.st_ino, 1)])
                 return
 
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -394,13 +401,6 @@ class Filesystem(pyfuse3.Operations):
         return data
 
 
-def _caller(ctx: RequestContext) -> Caller:
-    return Caller(ctx.uid, ctx.gid, ctx.pid)
-
-
-# --- the mount --------------------------------------------------------------------------------
-
-
 def _refuse_own(node: Node, ctx: RequestContext) -> None:
     """ELOOP for this process's own threads within a generation.
 
@@ -408,6 +408,13 @@ def _refuse_own(node: Node, ctx: RequestContext) -> None:
     """
     if isinstance(node, Within) and os.path.exists(f"/proc/self/task/{ctx.pid}"):
         raise FUSEError(errno.ELOOP)
+
+
+def _caller(ctx: RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid, ctx.pid)
+
+
+# --- the mount --------------------------------------------------------------------------------
 
 
 async def _terminate_on_signal(*, task_status: Any) -> None:
@@ -424,7 +431,8 @@ async def _serve(registry: Registry, request: MountRequest, starter: Starter) ->
         filesystem = Filesystem(registry, Commands(accepted))
         await helpers.start(_terminate_on_signal)
         try:
-            pyfuse3.init(filesystem, str(request.mountpoint), request.fuse_options())
+            operations = cast(pyfuse3.Operations, filesystem.router)
+            pyfuse3.init(operations, str(request.mountpoint), request.fuse_options())
         except RuntimeError as error:
             raise MountError(
                 f"{request.mountpoint}: mounting failed ({error}); is /dev/fuse usable?"
@@ -435,6 +443,7 @@ async def _serve(registry: Registry, request: MountRequest, starter: Starter) ->
         finally:
             filesystem.stop_notifying()
             pyfuse3.close(unmount=True)
+            filesystem.trees.close()
             helpers.cancel_scope.cancel()
 
 

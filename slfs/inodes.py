@@ -298,7 +298,8 @@ class PartitionDirectory(Directory):
         )
 
     def names(self) -> Sequence[bytes]:
-        return [*(file.value.encode() for file in VERBS), protocol.GENERATIONS.encode()]
+        own = (protocol.GENERATIONS, protocol.FILES)
+        return [name.encode() for name in (*(file.value for file in VERBS), *own)]
 
     def lookup(self, name: bytes) -> Node | None:
         if self.entry.is_deleted:
@@ -306,6 +307,8 @@ class PartitionDirectory(Directory):
         text = name.decode(errors="replace")
         if text == protocol.GENERATIONS:
             return self._make_generations(self.entry)
+        if text == protocol.FILES:
+            return FilesDirectory(self.entry)
         return ControlFile(self.entry, File(text)) if text in list(File) else None
 
 
@@ -346,6 +349,23 @@ class ControlFile(TextFile):
 
     def open(self) -> Handle:
         return LogHandle(self.entry) if self.file is File.LOG else super().open()
+
+
+class FilesDirectory(Directory):
+    """`files`: the root of a tree of files. What is in it has numbers of its own (slfs.files).
+
+    `epoch` is that of a generation's tree; None: the live one.
+    """
+
+    is_slow = True
+
+    def __init__(self, entry: Entry, epoch: int | None = None) -> None:
+        self.files = entry.files
+        self.epoch = epoch
+
+    @property
+    def identity(self) -> Hashable:
+        return ("files", id(self.files), self.epoch)
 
 
 # --- inode numbers ----------------------------------------------------------------------------

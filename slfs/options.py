@@ -55,7 +55,10 @@ class MountRequest:
         """The options for libfuse: the kernel checks modes, every user may come."""
         source = str(self.store).replace("\\", "\\\\").replace(",", "\\,")
         subtype = FSTYPE.partition(".")[2]
-        chosen = {f"fsname={source}", f"subtype={subtype}", "default_permissions", *self.options}
+        # libfuse leaves devices and set-user-ID programs out where it is not told otherwise.
+        allowed = {name for name in ("dev", "suid") if f"no{name}" not in self.options}
+        chosen = {f"fsname={source}", f"subtype={subtype}", "default_permissions"}
+        chosen |= allowed | self.options
         return chosen if "allow_root" in chosen else chosen | {"allow_other"}
 
 

@@ -17,10 +17,12 @@ import trio
 from libsls.protocol import Restored
 from slfs.contract import LivePartition, PartitionFactory
 from slfs.errors import EXPECTED_ERRORS, RefusedError
+from slfs.files.snapshot import LiveFiles
 from slfs.journal import Journal
 from slfs.watch import Watch
 from slos.memstore import MemoryStore
 from slos.store import Store
+from sls.filetree import files_epoch
 from sls.requests import Backend, Event, Settings
 
 
@@ -82,7 +84,11 @@ class Entry:
         self._make_partition = make_partition
         self.store: Store
         self.partition: LivePartition
+        self.files = LiveFiles(store, oid, (properties.uid, properties.gid), self._file_epochs)
         self._open(properties.settings)
+
+    def _file_epochs(self) -> list[int]:
+        return [files_epoch(info) for info in self.store.generations(self.oid)]
 
     def _open(self, settings: Settings) -> None:
         self.store = self._durable_store
@@ -90,6 +96,7 @@ class Entry:
             self.store = MemoryStore()
             self.store.create_partition(self.oid)
         self.partition = self._make_partition(self.oid, self.store, settings, self.take_event)
+        self.partition.files = self.files
 
     @property
     def settings(self) -> Settings:
@@ -142,6 +149,8 @@ class Entry:
     def close(self) -> None:
         """Let the members go; what is under way is finished first."""
         self.partition.close()
+        if not self.is_deleted:
+            self.files.close()
         if self.store is not self._durable_store:
             self.store.close()
 
@@ -194,6 +203,7 @@ class Registry:
                 return
             entry.is_deleted = True
             entry.close()
+            entry.files.remove()
             self.store.delete_partition(entry.oid)
         for watch in (entry.epoch_watch, entry.status_watch, entry.journal.watch):
             watch.advance()

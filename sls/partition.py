@@ -17,6 +17,7 @@ from slos.store import Store
 from sls import proc, syscalls
 from sls.channel import Continue, MemberId, RestoreDone, TakeCapture, TakeRestore
 from sls.errors import ImageError, PartitionStateError, TaskDiedError
+from sls.filetree import FileTree
 from sls.freeze import refuse_unfit
 from sls.image import MANIFEST_OBJECT, Image, decode
 from sls.requests import (
@@ -67,6 +68,7 @@ class Partition(Listener):
     ) -> None:
         self.oid = oid
         self.settings = settings
+        self.files: FileTree | None = None
         self._store = store
         self._on_event = on_event
         self._turn = threading.RLock()

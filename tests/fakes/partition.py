@@ -13,6 +13,7 @@ from pathlib import Path
 
 from slos.store import Store
 from sls.errors import PartitionStateError
+from sls.filetree import FileTree
 from sls.image import MANIFEST_OBJECT, Image, ProcessImage, decode, encode
 from sls.requests import (
     CheckpointOutcome,
@@ -59,6 +60,7 @@ class FakePartition:
         self._lock = threading.Lock()
         self._members: tuple[int, ...] = ()
         self._checkpoints = 0
+        self.files: FileTree | None = None
 
     def attach(self, pids: Sequence[int]) -> None:
         with self._lock:

@@ -1,0 +1,528 @@
+"""Requests of the kernel that are for a tree of files. Beside slfs.fs the one module with pyfuse3.
+
+An inode number says which tree is meant. Requests run in trio's loop and take the tree's lock for
+moments; what waits for the store runs in a worker thread. The kernel checks modes and keeps names,
+attributes and pages until it is told otherwise: all changes go through this mount.
+"""
+
+import errno
+import logging
+import os
+import select
+import stat
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FUSEError,
+    InodeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+)
+
+from slfs.errors import EXPECTED_ERRORS, errno_of
+from slfs.files.flusher import Flusher
+from slfs.files.nodes import FIRST, INO_BITS, INO_MASK, LIVE, VIEW, Views
+from slfs.files.records import Inode
+from slfs.files.snapshot import LiveFiles
+from slfs.files.tree import Tree, refused
+from slfs.inodes import FilesDirectory
+from slos.errors import SlosError
+
+logger = logging.getLogger("slfs")
+
+LASTING_SECONDS: Final = 86400.0
+DIRTY_PAGES: Final = (96 << 20) // 4096  # a writer waits for a flush beyond this
+FLUSH_PAGES: Final = DIRTY_PAGES // 3
+_DIRECTORY_HANDLE: Final = 1 << 62
+_UNPRIVILEGED: Final = 1 << 60  # in a file handle: its opener's writes take privileges away
+_FOR_BOTH: Final = 1 << 61  # opened for reading and writing: it may be mapped shared
+_NODE: Final = _UNPRIVILEGED - 1
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def answers_errno(
+    handler: Callable[Concatenate["FileOperations", P], Awaitable[R]],
+) -> Callable[Concatenate["FileOperations", P], Coroutine[Any, Any, R]]:
+    """Turns errors into errnos, as slfs.fs does; a missing name is no event."""
+
+    @wraps(handler)
+    async def answer(self: "FileOperations", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except SlosError as error:
+            logger.error("%s: %s", handler.__name__, error)
+            raise FUSEError(errno_of(error)) from error
+        except EXPECTED_ERRORS as error:
+            raise FUSEError(errno_of(error)) from error
+        except Exception as error:
+            logger.exception("defect in %s", handler.__name__)
+            raise FUSEError(errno.EIO) from error
+
+    return answer
+
+
+class _OpenDirectory:
+    """A directory being listed: its names at the last rewind."""
+
+    def __init__(self, node: int) -> None:
+        self.node = node
+        self.names: list[tuple[bytes, int]] = []
+
+
+class FileOperations:
+    """All trees of a mount."""
+
+    def __init__(self) -> None:
+        self._live: dict[int, LiveFiles] = {}
+        self._views = Views()
+        self._view_lock = threading.RLock()
+        self._lookups: dict[int, int] = {}
+        self._directories: dict[int, _OpenDirectory] = {}
+        self._next_handle = _DIRECTORY_HANDLE
+        self._flusher = Flusher(self._live)
+
+    def close(self) -> None:
+        """No request comes any more."""
+        self._flusher.stop()
+
+    # --- which tree ---
+
+    async def root_entry(self, node: FilesDirectory) -> EntryAttributes:
+        """The reply for the directory `files`. Raises SlosError."""
+        place = self._place(node)
+        tree, lock = await trio.to_thread.run_sync(self._tree, place)
+        with lock:
+            entry = self._entry(place, tree, tree.get(tree.root))
+        entry.entry_timeout = 0  # another partition of that number may be here next time
+        return entry
+
+    def _place(self, node: FilesDirectory) -> int:
+        """What the inode numbers of a tree have in common."""
+        files = node.files
+        if node.epoch is not None:
+            with self._view_lock:
+                return VIEW | self._views.index(files.store, files.oid, node.epoch) << INO_BITS
+        if self._live.get(files.oid) is not files:
+            self._live[files.oid] = files
+            files.forget_kernel_caches = self._forget_kernel_caches
+            files.sync_kernel_caches = self._sync_kernel_caches
+        return LIVE | files.oid << INO_BITS
+
+    def _tree(self, node: int) -> tuple[Tree, threading.RLock]:
+        if node & VIEW:
+            with self._view_lock:
+                return self._views.tree((node & ~VIEW) >> INO_BITS), self._view_lock
+        files = self._files(node)
+        return files.tree, files.lock
+
+    def _files(self, node: int) -> LiveFiles:
+        """The live tree of a node that is to be changed; EROFS for one of a generation."""
+        if node & VIEW:
+            raise refused(errno.EROFS)
+        files = self._live.get((node & ~LIVE) >> INO_BITS)
+        if files is None or files.is_removed:
+            raise refused(errno.ESTALE)
+        return files
+
+    # --- replies ---
+
+    def _entry(self, node: int, tree: Tree, inode: Inode) -> EntryAttributes:
+        """The reply that makes the kernel remember an inode; `node` is any of its tree."""
+        entry = self._attributes(node, tree, inode)
+        number = entry.st_ino
+        self._lookups[number] = self._lookups.get(number, 0) + 1
+        return entry
+
+    def _attributes(self, node: int, tree: Tree, inode: Inode) -> EntryAttributes:
+        entry: EntryAttributes | None = inode.reply
+        if entry is not None:
+            return entry
+        entry = EntryAttributes()
+        entry.st_ino = InodeT(node & ~INO_MASK | inode.ino)
+        entry.st_mode = pyfuse3.ModeT(inode.mode)
+        entry.st_nlink = inode.nlink
+        entry.st_uid = inode.uid
+        entry.st_gid = inode.gid
+        entry.st_rdev = inode.rdev
+        entry.st_blksize = 4096
+        if inode.is_directory:
+            size = -(-inode.size // 4096) * 4096 or 4096
+            entry.st_size, entry.st_blocks = size, size >> 9
+        else:
+            entry.st_size = inode.size
+            entry.st_blocks = tree.data_pages(inode) * 8 if inode.is_regular else 0
+        entry.st_atime_ns = inode.atime_ns
+        entry.st_mtime_ns = inode.mtime_ns
+        entry.st_ctime_ns = inode.ctime_ns
+        entry.entry_timeout = entry.attr_timeout = LASTING_SECONDS
+        inode.reply = entry
+        return entry
+
+    # --- names ---
+
+    async def refuse(self, code: int) -> None:
+        """The answer to a request that is for two trees at once."""
+        raise FUSEError(code)
+
+    @answers_errno
+    async def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        tree, lock = self._tree(parent)
+        with lock:
+            return self._entry(parent, tree, tree.lookup(parent & INO_MASK, name))
+
+    async def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
+        for node, count in forgotten:
+            left = self._lookups.get(node, 0) - count
+            if left > 0:
+                self._lookups[node] = left
+                continue
+            self._lookups.pop(node, None)
+            if node & LIVE:
+                self._drop_if_orphan(node)
+
+    def _drop_if_orphan(self, node: int) -> None:
+        files = self._live.get((node & ~LIVE) >> INO_BITS)
+        if files is not None and files.is_loaded:
+            with files.lock:
+                if node & INO_MASK in files.tree.orphans:
+                    files.tree.drop(node & INO_MASK)
+
+    @answers_errno
+    async def getattr(self, node: int, ctx: RequestContext) -> EntryAttributes:
+        tree, lock = self._tree(node)
+        with lock:
+            return self._attributes(node, tree, tree.get(node & INO_MASK))
+
+    @answers_errno
+    async def readlink(self, node: int, ctx: RequestContext) -> bytes:
+        tree, lock = self._tree(node)
+        with lock:
+            inode = tree.get(node & INO_MASK)
+            return tree.read(inode, 0, inode.size)
+
+    def _make(
+        self, parent: int, name: bytes, mode: int, ctx: RequestContext, **more: Any
+    ) -> EntryAttributes:
+        files = self._files(parent)
+        with files.lock:
+            tree = files.tree
+            owner = (ctx.uid, ctx.gid)
+            inode = tree.make(parent & INO_MASK, name, mode, owner, umask=ctx.umask, **more)
+            return self._entry(parent, tree, inode)
+
+    @answers_errno
+    async def mknod(
+        self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._make(parent, name, mode, ctx, rdev=rdev)
+
+    @answers_errno
+    async def mkdir(
+        self, parent: int, name: bytes, mode: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._make(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), ctx)
+
+    @answers_errno
+    async def symlink(
+        self, parent: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._make(parent, name, stat.S_IFLNK | 0o777, ctx, target=target)
+
+    @answers_errno
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        entry = self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), ctx)
+        return self._opened(entry.st_ino, flags, ctx), entry
+
+    @answers_errno
+    async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        files = self._files(parent)
+        with files.lock:
+            self._removed(parent, files.tree, files.tree.unlink(parent & INO_MASK, name))
+
+    @answers_errno
+    async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        files = self._files(parent)
+        with files.lock:
+            gone = files.tree.remove_directory(parent & INO_MASK, name)
+            self._removed(parent, files.tree, gone)
+
+    def _removed(self, node: int, tree: Tree, inode: Inode) -> None:
+        """A name went: so does the inode, if that was its last and the kernel does not know it."""
+        if not inode.nlink and node & ~INO_MASK | inode.ino not in self._lookups:
+            tree.drop(inode.ino)
+
+    @answers_errno
+    async def link(
+        self, node: int, parent: int, name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        files = self._files(parent)
+        with files.lock:
+            inode = files.tree.link(node & INO_MASK, parent & INO_MASK, name)
+            return self._entry(parent, files.tree, inode)
+
+    @answers_errno
+    async def rename(
+        self,
+        old_parent: int,
+        old: bytes,
+        new_parent: int,
+        new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        files = self._files(old_parent)
+        with files.lock:
+            replaced = files.tree.rename(
+                old_parent & INO_MASK, old, new_parent & INO_MASK, new, flags
+            )
+            if replaced is not None:
+                self._removed(old_parent, files.tree, replaced)
+
+    # --- attributes ---
+
+    @answers_errno
+    async def setattr(
+        self,
+        node: int,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: int | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        files = self._files(node)
+        with files.lock:
+            tree = files.tree
+            inode = tree.get(node & INO_MASK)
+            if fields.update_size:
+                if ctx.uid:
+                    tree.lose_privileges(inode)
+                tree.truncate(inode, attr.st_size)
+            if fields.update_uid or fields.update_gid:
+                tree.change_owner(
+                    inode,
+                    attr.st_uid if fields.update_uid else None,
+                    attr.st_gid if fields.update_gid else None,
+                )
+            if fields.update_mode:
+                tree.change_mode(inode, attr.st_mode)
+            if fields.update_atime:
+                inode.atime_ns = attr.st_atime_ns
+            if fields.update_mtime:
+                inode.mtime_ns = attr.st_mtime_ns
+            inode.ctime_ns = time.time_ns()
+            tree.touch(inode)
+            return self._attributes(node, tree, inode)
+
+    @answers_errno
+    async def getxattr(self, node: int, name: bytes, ctx: RequestContext) -> bytes:
+        if node < FIRST:
+            raise FUSEError(errno.ENODATA)  # ENOSYS would end extended attributes for all
+        tree, lock = self._tree(node)
+        with lock:
+            return tree.attribute(tree.get(node & INO_MASK), name)
+
+    @answers_errno
+    async def listxattr(self, node: int, ctx: RequestContext) -> Sequence[bytes]:
+        if node < FIRST:
+            return ()
+        tree, lock = self._tree(node)
+        with lock:
+            names = tree.attribute_names(tree.get(node & INO_MASK))
+        if ctx.uid:
+            names = [name for name in names if not name.startswith(b"trusted.")]
+        return names
+
+    @answers_errno
+    async def setxattr(self, node: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if node < FIRST:
+            raise FUSEError(errno.EOPNOTSUPP)
+        files = self._files(node)
+        with files.lock:
+            files.tree.set_attribute(files.tree.get(node & INO_MASK), name, value)
+
+    @answers_errno
+    async def removexattr(self, node: int, name: bytes, ctx: RequestContext) -> None:
+        if node < FIRST:
+            raise FUSEError(errno.EOPNOTSUPP)
+        files = self._files(node)
+        with files.lock:
+            files.tree.remove_attribute(files.tree.get(node & INO_MASK), name)
+
+    # --- contents ---
+
+    def _opened(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
+        handle = node
+        access = flags & os.O_ACCMODE
+        if ctx.uid and access != os.O_RDONLY:
+            handle |= _UNPRIVILEGED
+        if access == os.O_RDWR:
+            handle |= _FOR_BOTH
+            opened = self._files(node).opened_for_both
+            opened[node] = opened.get(node, 0) + 1
+        return FileInfo(fh=FileHandleT(handle), keep_cache=True)
+
+    @answers_errno
+    async def open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            files = self._files(node)
+            if flags & os.O_TRUNC:
+                with files.lock:
+                    inode = files.tree.get(node & INO_MASK)
+                    if inode.size:
+                        files.tree.truncate(inode, 0)
+        return self._opened(node, flags, ctx)
+
+    @answers_errno
+    async def read(self, fh: int, offset: int, size: int) -> bytes:
+        node = fh & _NODE
+        tree, lock = self._tree(node)
+        with lock:
+            inode = tree.get(node & INO_MASK)
+            data = tree.read(inode, offset, size)
+            if not node & VIEW and inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns):
+                inode.atime_ns = time.time_ns()  # as relatime does, mount(8)
+                tree.touch(inode)
+        return data
+
+    @answers_errno
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        node = fh & _NODE
+        files = self._files(node)
+        tree = files.tree
+        while tree.dirty_pages > DIRTY_PAGES:
+            await trio.to_thread.run_sync(files.flush)
+            tree = files.tree
+        with files.lock:
+            tree = files.tree
+            tree.write(
+                tree.get(node & INO_MASK), offset, data, is_privileged=not fh & _UNPRIVILEGED
+            )
+        if tree.dirty_pages > FLUSH_PAGES:
+            self._flusher.hurry()
+        return len(data)
+
+    async def flush(self, fh: int) -> None:
+        return  # a write is in the tree when it returns
+
+    @answers_errno
+    async def release(self, fh: int) -> None:
+        if fh & _FOR_BOTH:
+            opened = self._files(fh & _NODE).opened_for_both
+            opened[fh & _NODE] -= 1
+            if not opened[fh & _NODE]:
+                del opened[fh & _NODE]
+
+    @answers_errno
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._sync(fh & _NODE)
+
+    @answers_errno
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._sync(self._directories[fh].node)
+
+    async def _sync(self, node: int) -> None:
+        if not node & VIEW:
+            files = self._files(node)
+            await trio.to_thread.run_sync(lambda: files.flush(wait=True))
+
+    async def poll(self, node: int, fh: int, handle: object, ctx: RequestContext) -> int:
+        return select.POLLIN | select.POLLRDNORM | select.POLLOUT | select.POLLWRNORM
+
+    # --- directories ---
+
+    @answers_errno
+    async def opendir(self, node: int, ctx: RequestContext) -> FileHandleT:
+        self._next_handle += 1
+        self._directories[self._next_handle] = _OpenDirectory(node)
+        return FileHandleT(self._next_handle)
+
+    @answers_errno
+    async def readdir(self, fh: int, start: int, token: ReaddirToken) -> None:
+        listing = self._directories[fh]
+        node = listing.node
+        tree, lock = self._tree(node)
+        with lock:
+            directory = tree.directory(node & INO_MASK)
+            names = tree.names(directory)
+            if start == 0:
+                dots = [(b".", directory.ino), (b"..", directory.parent)]
+                listing.names = dots + list(names.items())
+            reply = pyfuse3.readdir_reply
+            for index in range(start, len(listing.names)):
+                name, ino = listing.names[index]
+                if index >= 2 and names.get(name) != ino:
+                    continue  # removed since
+                entry = self._attributes(node, tree, tree.get(ino))
+                if not reply(token, FileNameT(name), entry, index + 1):
+                    return
+                if index >= 2:
+                    number = entry.st_ino
+                    self._lookups[number] = self._lookups.get(number, 0) + 1
+
+    async def releasedir(self, fh: int) -> None:
+        del self._directories[fh]
+
+    async def access(self, node: int, mode: int, ctx: RequestContext) -> bool:
+        return True  # default_permissions: the kernel has checked
+
+    # --- the kernel's caches ---
+
+    def _sync_kernel_caches(self) -> None:
+        """Have the kernel write back what shared mappings changed. Called from a worker thread."""
+        for files in list(self._live.values()):
+            for node in list(files.opened_for_both):
+                _quietly(pyfuse3.invalidate_inode, node)
+
+    def _forget_kernel_caches(self, old: Tree, new: Tree) -> None:
+        """What the kernel keeps of a tree is of the one before: have it ask anew.
+
+        Called from a worker thread: the kernel may write dirty pages back first, and waits for that.
+        """
+        oid = old.base.stream & (1 << 20) - 1
+        place = LIVE | oid << INO_BITS
+        known = [node for node in list(self._lookups) if node & ~INO_MASK == place]
+        for node in known:
+            ino = node & INO_MASK
+            for name in _changed_names(old, new, ino):
+                _quietly(pyfuse3.invalidate_entry, node, name)
+        for node in known:
+            _quietly(pyfuse3.invalidate_inode, node)
+
+
+def _changed_names(old: Tree, new: Tree, ino: int) -> list[bytes]:
+    before, after = _names(old, ino), _names(new, ino)
+    return [name for name, target in before.items() if after.get(name) != target]
+
+
+def _names(tree: Tree, ino: int) -> dict[bytes, int]:
+    try:
+        inode = tree.get(ino)
+        return tree.names(inode) if inode.is_directory else {}
+    except (OSError, SlosError):
+        return {}
+
+
+def _quietly(notify: Callable[..., None], *args: Any) -> None:
+    """The kernel may have forgotten it already (ENOENT)."""
+    try:
+        notify(*args)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            logger.warning("invalidation: %s", error)
