@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from slfs.errors import RefusedError
 from sls import proc
 from sls.errors import TaskDiedError
+from sls.image import Image
+from sls.resources import CredentialsRecord
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,29 @@ def _is_traceable(caller: Caller, fields: dict[str, str]) -> bool:
     gids = {int(word) for word in fields["Gid"].split()[:3]}
     capabilities = int(fields["CapPrm"], 16)
     return uids == {caller.uid} and gids == {caller.gid} and not capabilities
+
+
+def check_may_restore(caller: Caller, image: Image) -> None:
+    """Bringing a process back is running it: every thread must have the caller's credentials."""
+    if caller.is_root:
+        return
+    for process in image.processes:
+        for thread in process.threads:
+            for state in thread.states:
+                if isinstance(state, CredentialsRecord) and not _is_plain(caller, state):
+                    raise RefusedError(
+                        f"pid {process.pid} runs with more than uid {caller.uid}'s rights; "
+                        "ask root to restore it",
+                        errno.EPERM,
+                    )
+
+
+def _is_plain(caller: Caller, credentials: CredentialsRecord) -> bool:
+    return (
+        set(credentials.uids) == {caller.uid}
+        and set(credentials.gids) == {caller.gid}
+        and not credentials.permitted
+    )
 
 
 def ancestry(pid: int) -> Iterable[int]:

@@ -14,9 +14,10 @@ import msgspec
 
 from libsls import protocol
 from libsls.protocol import File
-from slfs.access import Caller, ancestry, check_may_trace
+from slfs.access import Caller, ancestry, check_may_restore, check_may_trace
 from slfs.errors import EXPECTED_ERRORS, RefusedError
 from slfs.registry import Entry
+from sls.image import MANIFEST_OBJECT, decode
 from sls.requests import Backend, CheckpointRequest, Mode, RestoreRequest, Settings
 
 
@@ -126,9 +127,17 @@ def _read_restored(entry: Entry) -> bytes:
     return protocol.format_restored(entry.last_restore)
 
 
+def _check_image(entry: Entry, caller: Caller, generation: int | None) -> None:
+    epoch = generation or entry.newest()
+    if epoch:  # without one, the partition says what is missing
+        check_may_restore(caller, decode(entry.store.read(entry.oid, epoch, MANIFEST_OBJECT)))
+
+
 def _restore(entry: Entry, caller: Caller, words: protocol.Restore) -> None:
     if words.terminal:
         check_may_trace(caller, [words.terminal])
+    if not caller.is_root:
+        _check_image(entry, caller, words.generation)
     events = entry.events
     outcome = entry.partition.restore(
         RestoreRequest(
