@@ -7,9 +7,9 @@ written into the last one, so that the next holds only changes.
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sls import proc, syscalls
 from sls.errors import SlsError, TaskDiedError
@@ -22,8 +22,8 @@ from sls.image import (
     ThreadImage,
     encode,
 )
-from sls.pages import Changes, CopyBuffer, PageTracker, Ranges, difference
-from sls.proc import FdInfo
+from sls.pages import Changes, CopyBuffer, PageTracker, Ranges, difference, total_bytes
+from sls.proc import FdInfo, VmaLine
 from sls.remote import (
     ARENA_BYTES,
     Arena,
@@ -50,7 +50,9 @@ from sls.resources import (
 from sls.sharing import refuse_foreign, refuse_shared
 from sls.sleep import Sleepers
 
-_CONTENT_OBJECTS = 1 << 32  # object numbers of contents other than private memory
+_EARLY_BYTES: Final = 8 << 20  # less is copied faster than a first stop takes
+_EARLY_ROUNDS: Final = 2
+_CONTENT_OBJECTS: Final = 1 << 32  # object numbers of contents other than private memory
 
 
 class CapturedObject(NamedTuple):
@@ -118,8 +120,13 @@ class Tracer:
         if buffer is None:
             buffer = self.buffer
             buffer.clear()
-        self._look_ahead(members(), full=full)
+        pids = list(members())
+        self._look_ahead(pids, full=full)
         clock = _Stages()
+        early = _Early(self, buffer, self._sleepers)
+        if track:
+            early.copy([pid for pid in pids if full or not self._is_tracked(pid)])
+        clock.lap("early")
         with ExitStack() as cleanup:
             frozen = cleanup.enter_context(Frozen(members, self._sleepers))
             clock.lap("freeze")
@@ -128,15 +135,19 @@ class Tracer:
             image = session.read_all()
             clock.lap("read")
             is_delta = not full and session.is_known
-            objects = session.copy_all(full=not is_delta)
+            objects = early.objects + session.copy_all(full=not is_delta, but=early.pids)
             clock.lap("copy")
         clock.lap("thaw")
-        stop_ns = time.monotonic_ns() - frozen.since_ns
+        stop_ns = time.monotonic_ns() - frozen.since_ns + early.stop_ns
         self._forget_gone(session.pids)
         return Capture(
             image, objects, is_delta, stop_ns, clock.stages,
             sum(end - start for one in objects for start, end in one.ranges) // syscalls.PAGE_BYTES,
         )  # fmt: skip
+
+    def _is_tracked(self, pid: int) -> bool:
+        known = self._members.get(pid)
+        return known is not None and known.tracker.is_tracking and not known.tracker.is_fresh
 
     def _look_ahead(self, pids: Iterable[int], *, full: bool) -> None:
         """Read what is slow before the stop: of everyone for a full capture, else of who is new."""
@@ -190,6 +201,68 @@ class Tracer:
         return self._boot_id, self._kernel
 
 
+class _Early:
+    """Copies large memory while its owner runs, so that the stop copies only what was written meanwhile."""
+
+    def __init__(self, tracer: Tracer, buffer: CopyBuffer, sleepers: Sleepers) -> None:
+        self._tracer = tracer
+        self._buffer = buffer
+        self._sleepers = sleepers
+        self.objects: list[CapturedObject] = []
+        self.pids: set[int] = set()
+        self.stop_ns = 0
+
+    def copy(self, pids: Iterable[int]) -> None:
+        """Copy those of `pids` that are worth it, in at most `_EARLY_ROUNDS` rounds."""
+        try:
+            large = [pid for pid in pids if proc.private_bytes(pid) >= _EARLY_BYTES]
+            members = self._tracked(large) if large else {}
+            for pid, member in members.items():
+                self._copy_running(pid, member)
+        except (SlsError, OSError):
+            self.objects.clear()  # the stop copies everything, and tells what is wrong
+            self.pids.clear()
+
+    def _tracked(self, pids: list[int]) -> dict[int, _Member]:
+        """The members behind `pids` with tracking on, which takes a first short stop."""
+        with ExitStack() as cleanup:
+            frozen = cleanup.enter_context(Frozen(lambda: pids, self._sleepers))
+            session = _Session(self._tracer, frozen, self._buffer, cleanup, track=True, stay=True)
+        self.stop_ns = time.monotonic_ns() - frozen.since_ns
+        return {pid: one for pid, one in session.members.items() if one.tracker.is_tracking}
+
+    def _copy_running(self, pid: int, member: _Member) -> None:
+        own = _private(proc.parse_maps(proc.read(pid, "maps")), member.arena)
+        ranges = member.tracker.look(own, full=True).copied
+        for _ in range(_EARLY_ROUNDS):
+            self._copy_ranges(pid, member.object_id, ranges)
+            if total_bytes(ranges) < _EARLY_BYTES:
+                break
+            ranges = member.tracker.look_again()
+        else:
+            self._copy_ranges(pid, member.object_id, ranges)
+        self.pids.add(pid)
+
+    def _copy_ranges(self, pid: int, object_id: int, ranges: Ranges) -> None:
+        memory = open_memory(pid)
+        try:
+            offset = self._buffer.copy_ranges(pid, memory, ranges)
+        finally:
+            os.close(memory)
+        self.objects.append(CapturedObject(object_id, offset, ranges, []))
+
+
+def _private(vmas: Sequence[VmaLine], arena: Arena | None) -> list[VmaLine]:
+    """Mappings whose pages are the process's own, and not ours or the kernel's."""
+    return [
+        vma
+        for vma in vmas
+        if not vma.is_shared
+        and not (arena is not None and arena.base <= vma.start < arena.end)
+        and not vma.name.startswith((b"[v", b"[uprobes"))
+    ]
+
+
 class _Stages:
     def __init__(self) -> None:
         self.stages: dict[str, int] = {}
@@ -222,7 +295,7 @@ class _Session:
         self.pids = sorted(frozen.processes)
         self.is_known = True
         self.processes: list[CapturedProcess] = []
-        self._members: dict[int, _Member] = {}
+        self.members: dict[int, _Member] = {}
         self._threads: dict[int, Borrowed] = {}
         refuse_shared(frozen.processes.values())
         for pid in self._tree_order():
@@ -244,7 +317,7 @@ class _Session:
     def _prepare(self, pid: int, track: bool) -> None:
         frozen = self._frozen.processes[pid]
         member = self._tracer.member(pid, frozen.leader.tid, proc.start_time(pid))
-        self._members[pid] = member
+        self.members[pid] = member
         self.is_known &= member.tracker.is_tracking
         refuse_foreign(frozen)
         process = CapturedProcess(
@@ -278,7 +351,7 @@ class _Session:
             if not self._stay:
                 assert process.arena is not None
                 process.arena.remove(leader, process.maps)
-                self._members[process.pid].arena = None
+                self.members[process.pid].arena = None
             for tid in process.frozen.threads:
                 self._threads[tid].give_back()
         except TaskDiedError:
@@ -391,18 +464,21 @@ class _Session:
 
     # --- contents ---
 
-    def copy_all(self, *, full: bool) -> list[CapturedObject]:
-        """Copy pages of every process, and the contents that resources asked for, into the buffer."""
-        objects = [self._copy_memory(process, full) for process in self.processes]
+    def copy_all(self, *, full: bool, but: Container[int] = ()) -> list[CapturedObject]:
+        """Copy pages of every process, and the contents that resources asked for, into the buffer.
+
+        `full`: all pages, `but` those of some processes that were copied already: of them what changed since.
+        """
+        objects = [
+            self._copy_memory(process, full and process.pid not in but)
+            for process in self.processes
+        ]
         objects += [self._copy_content(content, source) for content, source in self.ctx.contents]
         return objects
 
     def _copy_memory(self, process: CapturedProcess, full: bool) -> CapturedObject:
-        own = [
-            vma for vma in process.maps
-            if not vma.is_shared and not process.is_arena(vma) and not vma.name.startswith((b"[v", b"[uprobes"))
-        ]  # fmt: skip
-        changes: Changes = self._members[process.pid].tracker.look(own, full=full)
+        own = _private(process.maps, process.arena)
+        changes: Changes = self.members[process.pid].tracker.look(own, full=full)
         memory = open_memory(process.tid)
         try:
             offset = self._buffer.copy_ranges(process.tid, memory, changes.copied)

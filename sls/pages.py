@@ -124,6 +124,11 @@ class PageTracker:
     def is_tracking(self) -> bool:
         return self._userfaultfd is not None
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing was captured yet."""
+        return self._captured is None
+
     def start(self, thread: Borrowed, arena: Arena, pidfd: int) -> None:
         """Make the userfaultfd inside the task and take it over. Leaves `lack` when the kernel has none of that."""
         flags = os.O_CLOEXEC | os.O_NONBLOCK | _UFFD_USER_MODE_ONLY
@@ -142,20 +147,38 @@ class PageTracker:
         self._userfaultfd = fd
 
     def look(self, vmas: Sequence[VmaLine], *, full: bool) -> Changes:
-        """Pages to copy now, all of them armed. `vmas`: private mappings, the program's own. The task stands still."""
+        """Pages to copy now, all of them armed. `vmas`: private mappings, the program's own.
+
+        A full look may be at a running task, if the next one is at a stopped one: arming comes before looking, so what
+        is written in between counts as written since.
+        """
+        os.close(
+            self._pagemap
+        )  # an open one stays with the address space that execve(2) has replaced
+        self._pagemap = _open_pagemap(self.pid)
         spans = merged((vma.start, vma.end) for vma in vmas)
-        populated, unregistered = self._populated(spans)
         if full or self._captured is None or not self.is_tracking:
-            changes = Changes(populated, [])
             self._arm(vmas)
+            populated, _ = self._populated(spans)
+            changes = Changes(populated, [])
         else:
-            written = intersection(self._written(), populated)
-            copied = merged([*written, *intersection(populated, unregistered)])
+            written = self._written()
+            populated, unregistered = self._populated(spans)
+            copied = merged([*intersection(written, populated), *unregistered])
             changes = Changes(copied, difference(self._captured, populated))
             if unregistered:
                 self._arm(vmas)
         self._captured = populated
         return changes
+
+    def look_again(self) -> Ranges:
+        """Pages of a running task that were written since the last look; new mappings wait for the stop."""
+        assert self._captured is not None
+        written = self._written()
+        populated, unregistered = self._populated([(0, _TOP)])
+        copied = difference(intersection(written, populated), unregistered)
+        self._captured = merged([*self._captured, *copied])
+        return copied
 
     def forget(self) -> None:
         """What was captured last did not become a generation: the next look counts all pages."""
@@ -187,6 +210,12 @@ class PageTracker:
             try:
                 syscalls.userfaultfd_register_wp(self._userfaultfd, vma.start, vma.length)
             except OSError as error:
+                if (
+                    error.errno == errno.ESRCH
+                ):  # execve(2) has ended the address space that was watched
+                    os.close(self._userfaultfd)
+                    self._userfaultfd = None
+                    return
                 if error.errno not in (errno.EINVAL, errno.EPERM, errno.EBUSY):
                     raise  # these three: a mapping that cannot be watched; it stays new at each look
         self._written()

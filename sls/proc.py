@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from sls.errors import TaskDiedError, UnsupportedResourceError
@@ -132,39 +133,40 @@ class Stat(NamedTuple):
         return bool(self.flags & 0x00200000)  # PF_KTHREAD, include/linux/sched.h
 
 
+# Stat's fields from `ppid` on, by their numbers in proc(5); the first word behind the name is number 3.
+_STAT_FIELDS: Final = (
+    4,
+    5,
+    6,
+    9,
+    22,
+    38,
+    18,
+    19,
+    40,
+    41,
+    26,
+    27,
+    28,
+    45,
+    46,
+    47,
+    48,
+    49,
+    50,
+    51,
+    52,
+    39,
+)
+_pick_stat = itemgetter(*(number - 3 for number in _STAT_FIELDS))
+
+
 def parse_stat(text: bytes) -> Stat:
     """One line of /proc/<pid>/stat."""
     head, _, tail = text.partition(b"(")
     comm, _, rest = tail.rpartition(b")")
     words = rest.split()
-    field = {index + 3: int(word) for index, word in enumerate(words) if index}
-    return Stat(
-        pid=int(head),
-        comm=comm,
-        state=words[0].decode(),
-        ppid=field[4],
-        pgrp=field[5],
-        session=field[6],
-        flags=field[9],
-        start_time_ticks=field[22],
-        exit_signal=field[38],
-        priority=field[18],
-        nice=field[19],
-        rt_priority=field[40],
-        policy=field[41],
-        start_code=field[26],
-        end_code=field[27],
-        start_stack=field[28],
-        start_data=field[45],
-        end_data=field[46],
-        start_brk=field[47],
-        arg_start=field[48],
-        arg_end=field[49],
-        env_start=field[50],
-        env_end=field[51],
-        exit_code=field[52],
-        processor=field[39],
-    )
+    return Stat(int(head), comm, words[0].decode(), *map(int, _pick_stat(words)))
 
 
 def stat(pid: int) -> Stat:
@@ -177,18 +179,37 @@ def start_time(pid: int) -> int:
     return int(read(pid, "stat").rpartition(b")")[2].split(None, 20)[19])
 
 
-def parse_fields(text: bytes) -> dict[str, str]:
-    """`Name:<blank>value` lines, as in status and fdinfo. Of repeated names the last one counts."""
-    fields = {}
-    for line in text.decode(errors="surrogateescape").splitlines():
-        name, _, value = line.partition(":")
-        fields[name] = value.strip()
-    return fields
+def private_bytes(pid: int) -> int:
+    """About how much resident memory is the process's own: anonymous, from /proc/<pid>/statm."""
+    words = read(pid, "statm").split()
+    return (int(words[1]) - int(words[2])) * 4096
 
 
-def status(pid: int, tid: int | None = None) -> dict[str, str]:
+class Fields(Mapping[str, str]):
+    """`Name:<blank>value` lines, looked up when asked for. Of repeated names the last one counts."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = "\n" + text.decode(errors="surrogateescape")
+
+    def __getitem__(self, name: str) -> str:
+        start = self._text.rfind(f"\n{name}:")
+        if start < 0:
+            raise KeyError(name)
+        start += len(name) + 2
+        end = self._text.find("\n", start)
+        return self._text[start : end if end >= 0 else None].strip()
+
+    def __iter__(self) -> Iterator[str]:
+        names = (line.partition(":")[0] for line in self._text.splitlines() if line)
+        return iter(dict.fromkeys(names))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def status(pid: int, tid: int | None = None) -> Fields:
     """/proc/<pid>/status (or a thread's), as a mapping."""
-    return parse_fields(read(pid, "status" if tid is None else f"task/{tid}/status"))
+    return Fields(read(pid, "status" if tid is None else f"task/{tid}/status"))
 
 
 # --- maps -----------------------------------------------------------------------------------------------------------
@@ -264,7 +285,7 @@ class FdInfo(Mapping[str, str]):
         self._pid = pid
         self._fd = fd
         self.text = text
-        self._fields = parse_fields(text)
+        self._fields = Fields(text)
 
     def __getitem__(self, name: str) -> str:
         if name not in self._fields:

@@ -18,7 +18,7 @@ import mmap
 import os
 import signal
 import struct
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -250,7 +250,7 @@ def _control_block(pid: int, tid: int, stop_signal: int, mask: int, registers: R
 _QUIET_SIGNALS: Final = (signal.SIGURG, signal.SIGWINCH, signal.SIGCHLD)
 
 
-def quiet_signal(status: "dict[str, str]") -> int:
+def quiet_signal(status: Mapping[str, str]) -> int:
     """A signal that the process ignores by default, does not wait for, and has no handler for, where there is one."""
     handled = int(status["SigCgt"], 16)
     pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)

@@ -5,6 +5,7 @@ dumpable, and the parent-death signal (prctl(2)).
 """
 
 import struct
+from collections.abc import Mapping
 from typing import Final
 
 from sls import proc
@@ -93,7 +94,7 @@ def _four(text: str) -> tuple[int, int, int, int]:
     return real, effective, saved, filesystem
 
 
-def _identity_calls(current: dict[str, str], record: CredentialsRecord) -> list[Call]:
+def _identity_calls(current: Mapping[str, str], record: CredentialsRecord) -> list[Call]:
     """Calls that turn `current` (root) into `record`. Ids change while KEEP_CAPS holds, then the sets are cut down."""
     calls: list[Call] = []
     groups = tuple(map(int, current["Groups"].split()))
