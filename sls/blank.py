@@ -95,12 +95,17 @@ Filler = Callable[[int, int, Sequence[tuple[int, int]]], None]
 """Writes object `object_id` of the generation into process `pid`, whose own `writable` ranges are given."""
 
 
+Leading = Callable[[ProcessImage], Sequence[Call]]
+"""What a process does once it leads a session and before it has children."""
+
+
 class Forest:
     """All blank processes of one restore. `kill` undoes everything; `release` ends only the seed."""
 
-    def __init__(self, image: Image, filler: Filler) -> None:
+    def __init__(self, image: Image, filler: Filler, leading: Leading) -> None:
         self.processes: dict[int, BlankProcess] = {}
         self._filler = filler
+        self._leading = leading
         self._image = image
         self.notes: list[str] = []
         self._strays: list[ProcessImage] = []
@@ -186,7 +191,7 @@ class Forest:
         for one in early:
             self._make(one, mine, 0)
         if leads:
-            self.arena.run(mine, [call("setsid")])[0].check()
+            self.arena.run(mine, [call("setsid"), *self._leading(image)])[0].check()
         for one in below:
             if one.sid in (one.pid, image.sid):
                 self._make(one, mine, 0)

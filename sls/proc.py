@@ -100,6 +100,8 @@ class Stat(NamedTuple):
     ppid: int
     pgrp: int
     session: int
+    terminal: int  # a dev_t as new_encode_dev makes it; 0 is none
+    foreground: int  # the terminal's foreground process group
     flags: int
     start_time_ticks: int
     exit_signal: int
@@ -138,6 +140,8 @@ _STAT_FIELDS: Final = (
     4,
     5,
     6,
+    7,
+    8,
     9,
     22,
     38,

@@ -63,6 +63,14 @@ from sls.resources.thread import (
 )
 from sls.resources.timerfd import Timerfd, TimerfdRecord
 from sls.resources.timers import IntervalTimers, IntervalTimersRecord
+from sls.resources.tty import (
+    ControllingTerminal,
+    ControllingTerminalRecord,
+    PtyMaster,
+    PtyMasterRecord,
+    Tty,
+    TtyRecord,
+)
 from sls.resources.unix.socket import UnixSocket, UnixSocketRecord
 
 PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
@@ -72,6 +80,7 @@ PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     SignalActions(),
     FileOwners(),
     FileLocks(),
+    ControllingTerminal(),
     Process(),
     IntervalTimers(),
     PosixTimers(),
@@ -87,6 +96,8 @@ FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
     Memfd(),
     Regular(),
     Device(),
+    PtyMaster(),
+    Tty(),
     Pipe(),
     Eventfd(),
     Signalfd(),
@@ -106,6 +117,7 @@ AnyProcessRecord = (
     | SignalActionsRecord
     | FileOwnersRecord
     | FileLocksRecord
+    | ControllingTerminalRecord
     | ProcessStateRecord
     | IntervalTimersRecord
     | PosixTimersRecord
@@ -115,6 +127,8 @@ AnyFileRecord = (
     RegularRecord
     | MemfdRecord
     | DeviceRecord
+    | PtyMasterRecord
+    | TtyRecord
     | PipeRecord
     | EventfdRecord
     | SignalfdRecord

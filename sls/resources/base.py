@@ -18,7 +18,7 @@ from sls import proc, syscalls
 from sls.errors import UnsupportedResourceError
 from sls.freeze import FrozenProcess, FrozenThread
 from sls.proc import FdInfo, VmaLine
-from sls.remote import Arena, Remote
+from sls.remote import Arena, Call, Remote
 
 _PIDFD_THREAD = os.O_EXCL  # of pidfd_open(2), Linux 6.9
 
@@ -398,6 +398,10 @@ class ProcessState(Generic[P]):
 
     def prepare(self, ctx: RestoreContext, record: P) -> None:
         """Before any process is made: open what it is to inherit (`ctx.inheritable`). Nothing by default."""
+
+    def lead(self, ctx: RestoreContext, record: P) -> list[Call]:
+        """Calls that the leader of a new session makes before it has children. None by default."""
+        return []
 
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[P]:
         raise NotImplementedError

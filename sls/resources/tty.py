@@ -1,0 +1,385 @@
+"""Terminals: pty masters and slaves, /dev/tty, controlling terminals (pty(7), ioctl_tty(2), termios(3)).
+
+A pair whose master is in the partition is made again, with its number if that is free. A terminal whose other end is
+outside is opened again if it still is the same; else the restorer's stands in, else /dev/null. Bytes that wait in a
+line discipline cannot be looked at without taking them, so they are reported as lost.
+"""
+
+import errno
+import fcntl
+import os
+import select
+import stat
+import struct
+import termios
+from collections.abc import Iterator
+from typing import Final
+
+from sls.errors import RestoreConflictError
+from sls.remote import Call, In, Remote, call
+from sls.resources.base import (
+    CaptureContext,
+    CapturedProcess,
+    FileRecord,
+    FileType,
+    OpenFile,
+    ProcessRecord,
+    ProcessState,
+    Record,
+    RestoreContext,
+    RestoredProcess,
+    Stage,
+)
+
+_MASTER: Final = os.makedev(5, 2)
+_CURRENT: Final = os.makedev(5, 0)  # /dev/tty
+_TTY_MAJORS: Final = (4, 5, *range(136, 144), 204, 229)
+_SLAVE_MAJORS: Final = range(136, 144)
+_NUMBER_TRIES: Final = 4096
+
+# asm-generic/ioctls.h
+_TCGETS2, _TCSETS2, _TERMIOS2_BYTES = 0x802C542A, 0x402C542B, 44
+_WINSIZE_BYTES: Final = 8
+_TIOCSCTTY, _TIOCSPGRP = 0x540E, 0x5410
+_TIOCPKT, _TIOCGPKT = 0x5420, 0x80045438
+_TIOCSPTLCK, _TIOCGPTLCK = 0x40045431, 0x80045439
+_TIOCEXCL, _TIOCGEXCL = 0x540C, 0x80045440
+_TIOCGDEV, _TIOCGPTN, _TIOCGPTPEER, _TIOCGETD = 0x80045432, 0x80045430, 0x5441, 0x5424
+
+
+class Settings(Record, frozen=True):
+    """struct termios2 and struct winsize, as the kernel lays them out."""
+
+    termios: bytes
+    winsize: bytes
+
+
+class Terminal(Record, frozen=True):
+    """Which terminal. `changed_ns`: its inode's ctime, to tell it from a later one of the same number."""
+
+    path: bytes
+    device: int
+    changed_ns: int
+    is_inside: bool  # a slave whose master is in the partition
+
+
+class PtyMasterRecord(FileRecord, frozen=True, tag="pty-master"):
+    """One master. The slave's settings, owner and mode are kept here."""
+
+    index: int
+    settings: Settings
+    is_packet_mode: bool
+    is_locked: bool
+    is_exclusive: bool
+    is_hung_up: bool
+    mode: int
+    uid: int
+    gid: int
+
+
+class TtyRecord(FileRecord, frozen=True, tag="tty"):
+    """Any other terminal. `number`: the first descriptor that had it, for the restorer's to stand in."""
+
+    terminal: Terminal
+    settings: Settings
+    number: int
+
+
+class PtyMaster(FileType[PtyMasterRecord]):
+    """/dev/ptmx."""
+
+    record = PtyMasterRecord
+
+    def matches(self, file: OpenFile) -> bool:
+        return stat.S_ISCHR(file.stat.st_mode) and file.stat.st_rdev == _MASTER
+
+    def capture(self, ctx: CaptureContext, file: OpenFile) -> PtyMasterRecord:
+        fd = file.descriptor
+        index = int(file.info["tty-index"])
+        if waiting := _read_int(fd, termios.FIONREAD):
+            ctx.lose(
+                file.pid, f"fd {file.fd}", f"{waiting} bytes of output on pts/{index} not read yet"
+            )
+        slave = os.stat(f"/dev/pts/{index}")
+        return PtyMasterRecord(
+            file_id=file.file_id,
+            flags=file.flags,
+            index=index,
+            settings=_settings(file),
+            is_packet_mode=bool(_read_int(fd, _TIOCGPKT)),
+            is_locked=bool(_read_int(fd, _TIOCGPTLCK)),
+            is_exclusive=bool(_read_int(fd, _TIOCGEXCL)),
+            is_hung_up=_is_hung_up(fd),
+            mode=stat.S_IMODE(slave.st_mode),
+            uid=slave.st_uid,
+            gid=slave.st_gid,
+        )
+
+    def restore(self, ctx: RestoreContext, record: PtyMasterRecord) -> int:
+        master = _pair(ctx, record.index)
+        slave = f"/dev/pts/{_read_int(master, _TIOCGPTN)}"
+        os.chown(slave, record.uid, record.gid)
+        os.chmod(slave, record.mode)
+        if record.is_packet_mode:
+            fcntl.ioctl(master, _TIOCPKT, struct.pack("=i", 1))
+        if record.is_exclusive:
+            fcntl.ioctl(master, _TIOCEXCL)
+        return os.dup(master)
+
+    def settle(self, ctx: RestoreContext, record: PtyMasterRecord, fd: int) -> Iterator[None]:
+        """Once the slaves are open: the first open of one resets the settings."""
+        if record.is_hung_up:
+            os.close(_open_slave(fd, os.O_RDWR))
+        _set(fd, record.settings)
+        fcntl.ioctl(fd, _TIOCSPTLCK, struct.pack("=i", record.is_locked))
+        yield from ()
+
+
+class Tty(FileType[TtyRecord]):
+    """Slaves, virtual consoles, serial lines, /dev/tty."""
+
+    record = TtyRecord
+
+    def matches(self, file: OpenFile) -> bool:
+        return stat.S_ISCHR(file.stat.st_mode) and os.major(file.stat.st_rdev) in _TTY_MAJORS
+
+    def capture(self, ctx: CaptureContext, file: OpenFile) -> TtyRecord:
+        if discipline := _read_int(file.descriptor, _TIOCGETD):
+            raise file.unsupported(f"a terminal with line discipline {discipline} is not supported")
+        device = _device(file)
+        terminal = _terminal(ctx, device, file.target)
+        if terminal.is_inside and (waiting := _read_int(file.descriptor, termios.FIONREAD)):
+            ctx.lose(file.pid, f"fd {file.fd}", f"{waiting} bytes of terminal input not read yet")
+        return TtyRecord(
+            file_id=file.file_id,
+            flags=file.flags,
+            terminal=terminal,
+            settings=_settings(file),
+            number=file.fd,
+        )
+
+    def restore(self, ctx: RestoreContext, record: TtyRecord) -> int:
+        terminal = record.terminal
+        flags = record.flags | os.O_NOCTTY | os.O_CLOEXEC
+        if terminal.is_inside:
+            return _open_slave(_pair(ctx, _index(terminal.device)), flags)
+        if not ctx.terminal and _is_still_there(ctx, terminal):
+            return os.open(terminal.path, flags | os.O_NONBLOCK)
+        if ctx.terminal:
+            return _stand_in(ctx, record, flags)
+        name = terminal.path.decode(errors="replace")
+        ctx.note("terminal", f"{name} is gone; /dev/null stands in for it")
+        return os.open("/dev/null", flags)
+
+
+class ControllingTerminalRecord(ProcessRecord, frozen=True, tag="controlling-terminal"):
+    """Of a session's leader: its terminal and the group in the foreground. `terminal` None: it leads none."""
+
+    terminal: Terminal | None = None
+    foreground: int = 0
+    is_of_outside_session: bool = False
+
+
+class ControllingTerminal(ProcessState[ControllingTerminalRecord]):
+    """A session's terminal: its leader takes it before it has children, who inherit it (credentials(7))."""
+
+    stage = Stage.TASKS
+    record = ControllingTerminalRecord
+
+    def capture(
+        self, ctx: CaptureContext, process: CapturedProcess
+    ) -> Remote[ControllingTerminalRecord]:
+        yield from ()
+        stat_line = process.stat
+        if not stat_line.terminal:
+            return ControllingTerminalRecord()
+        if stat_line.session != process.pid:
+            outside = stat_line.session not in ctx.processes
+            return ControllingTerminalRecord(is_of_outside_session=outside)
+        device = _decoded(stat_line.terminal)
+        return ControllingTerminalRecord(
+            terminal=_terminal(ctx, device, _slave_path(device)),
+            foreground=stat_line.foreground,
+        )
+
+    def prepare(self, ctx: RestoreContext, record: ControllingTerminalRecord) -> None:
+        if record.terminal is not None:
+            _controlling_descriptor(ctx, record.terminal)
+        if record.is_of_outside_session:
+            ctx.once(
+                "no controlling terminal",
+                lambda: ctx.note(
+                    "terminal",
+                    "the controlling terminal belongs to a session outside; it has none now",
+                ),
+            )
+
+    def lead(self, ctx: RestoreContext, record: ControllingTerminalRecord) -> list[Call]:
+        if record.terminal is None:
+            return []
+        fd = _controlling_descriptor(ctx, record.terminal)
+        return [] if fd < 0 else [call("ioctl", fd, _TIOCSCTTY, 0)]
+
+    def restore(
+        self, ctx: RestoreContext, process: RestoredProcess, record: ControllingTerminalRecord
+    ) -> Remote[None]:
+        if record.terminal is None:
+            return
+        fd = _controlling_descriptor(ctx, record.terminal)
+        if fd < 0:
+            return
+        (reply,) = yield [call("ioctl", fd, _TIOCSPGRP, In(struct.pack("=i", record.foreground)))]
+        if reply.failed:
+            name = record.terminal.path.decode(errors="replace")
+            ctx.note("terminal", f"{name} is another session's now", process.pid)
+
+
+# --- capture --------------------------------------------------------------------------------------------------------
+
+
+def _read_int(fd: int, request: int) -> int:
+    return int(struct.unpack("=i", fcntl.ioctl(fd, request, bytes(4)))[0])
+
+
+def _settings(file: OpenFile) -> Settings:
+    fd = file.descriptor
+    try:
+        return Settings(
+            termios=fcntl.ioctl(fd, _TCGETS2, bytes(_TERMIOS2_BYTES)),
+            winsize=fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(_WINSIZE_BYTES)),
+        )
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return Settings(termios=b"", winsize=b"")  # hung up
+
+
+def _is_hung_up(master: int) -> bool:
+    """Whether every slave was closed: reading gives EIO then."""
+    poller = select.poll()
+    poller.register(master, 0)
+    return bool(poller.poll(0))
+
+
+def _decoded(number: int) -> int:
+    """A dev_t of /proc/<pid>/stat (new_encode_dev of include/linux/kdev_t.h) as st_rdev has it."""
+    return os.makedev(number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00)
+
+
+def _device(file: OpenFile) -> int:
+    """The terminal behind a descriptor: /dev/tty is whichever its opener had."""
+    if file.stat.st_rdev != _CURRENT:
+        return file.stat.st_rdev
+    return _decoded(_read_int(file.descriptor, _TIOCGDEV) & 0xFFFFFFFF)
+
+
+def _index(device: int) -> int:
+    """The number of a pty: the kernel gives all of them to the first major, MINORBITS being 20."""
+    return os.minor(device)
+
+
+def _slave_path(device: int) -> bytes:
+    major, minor = os.major(device), os.minor(device)
+    if major in _SLAVE_MAJORS:
+        return b"/dev/pts/%d" % _index(device)
+    return b"/dev/tty%d" % minor if major == 4 and minor < 64 else b"/dev/ttyS%d" % (minor - 64)
+
+
+def _terminal(ctx: CaptureContext, device: int, path: bytes) -> Terminal:
+    if os.major(device) in _SLAVE_MAJORS:
+        path = _slave_path(device)
+    try:
+        changed_ns = os.stat(path).st_ctime_ns
+    except FileNotFoundError:
+        changed_ns = 0
+    masters = (file for file in ctx.files.values() if "tty-index" in file.info)
+    return Terminal(
+        path=path,
+        device=device,
+        changed_ns=changed_ns,
+        is_inside=any(path == b"/dev/pts/%d" % int(file.info["tty-index"]) for file in masters),
+    )
+
+
+# --- restore --------------------------------------------------------------------------------------------------------
+
+
+def _set(fd: int, settings: Settings) -> None:
+    if settings.termios:
+        fcntl.ioctl(fd, _TCSETS2, settings.termios)
+        fcntl.ioctl(fd, termios.TIOCSWINSZ, settings.winsize)
+
+
+def _pair(ctx: RestoreContext, index: int) -> int:
+    """The master of a new pair, numbered `index` if possible: the lowest free number is given each time."""
+
+    def make() -> int:
+        passed = []
+        try:
+            for _ in range(_NUMBER_TRIES):
+                fd = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+                given = _read_int(fd, _TIOCGPTN)
+                if given >= index:
+                    break
+                passed.append(fd)
+        except OSError as error:
+            raise RestoreConflictError(
+                f"/dev/ptmx: {error.strerror}; close terminals and restore again",
+                error.errno or errno.ENOSPC,
+            ) from error
+        finally:
+            for one in passed:
+                os.close(one)
+        if given != index:
+            ctx.note("terminal", f"/dev/pts/{index} is in use; it is /dev/pts/{given} now")
+        fcntl.ioctl(fd, _TIOCSPTLCK, struct.pack("=i", 0))
+        return ctx.opened(fd)
+
+    return ctx.once(("pty", index), make)
+
+
+def _open_slave(master: int, flags: int) -> int:
+    """TIOCGPTPEER (Linux 4.13) needs no path."""
+    return fcntl.ioctl(master, _TIOCGPTPEER, flags | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def _is_still_there(ctx: RestoreContext, terminal: Terminal) -> bool:
+    try:
+        found = os.stat(terminal.path)
+    except OSError:
+        return False
+    is_same_slave = ctx.is_same_boot and found.st_ctime_ns == terminal.changed_ns
+    is_slave = os.major(terminal.device) in _SLAVE_MAJORS
+    return found.st_rdev == terminal.device and (is_same_slave or not is_slave)
+
+
+def _stand_in(ctx: RestoreContext, record: TtyRecord, flags: int) -> int:
+    """The restorer's terminal, set as the program had set its own; it learns of the size by SIGWINCH."""
+    wanted = record.number if record.number < len(ctx.terminal) else 0
+    source = next(
+        (fd for fd in (ctx.terminal[wanted], *ctx.terminal) if os.isatty(fd)), ctx.terminal[wanted]
+    )
+    if not os.isatty(source):
+        return os.dup(source)
+    fd = os.open(f"/proc/self/fd/{source}", flags | os.O_NONBLOCK)
+    if record.settings.termios:
+        fcntl.ioctl(fd, _TCSETS2, record.settings.termios)
+    return fd
+
+
+def _controlling_descriptor(ctx: RestoreContext, terminal: Terminal) -> int:
+    """A descriptor of the terminal that the processes inherit; -1 when it is gone."""
+
+    def make() -> int:
+        if terminal.is_inside:
+            fd = _open_slave(_pair(ctx, _index(terminal.device)), os.O_RDWR)
+        elif _is_still_there(ctx, terminal):
+            fd = os.open(terminal.path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        else:
+            return -1
+        try:
+            return ctx.inheritable(fd)
+        finally:
+            os.close(fd)
+
+    return ctx.once(("controlling terminal", terminal.device), make)
