@@ -22,9 +22,14 @@ _NO_COOKIE: Final = 0xFFFFFFFF
 
 TCP_ESTABLISHED: Final = 1
 TCP_SYN_SENT: Final = 2
+TCP_SYN_RECV: Final = 3
+TCP_FIN_WAIT1: Final = 4
+TCP_FIN_WAIT2: Final = 5
 TCP_CLOSE: Final = 7
 TCP_CLOSE_WAIT: Final = 8
+TCP_LAST_ACK: Final = 9
 TCP_LISTEN: Final = 10
+TCP_CLOSING: Final = 11
 
 
 class UnixState(NamedTuple):

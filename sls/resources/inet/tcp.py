@@ -1,22 +1,32 @@
-"""tcp(7): listening sockets, sockets that are only bound, and fresh ones."""
+"""tcp(7): listening and connected sockets, sockets that are only bound, and fresh ones."""
 
 import errno
 import socket
 import struct
+from collections.abc import Iterator
+from typing import Final
 
 from sls import sock_diag
 from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, RestoreContext
 from sls.resources.inet.address import InetAddress, conflict, local_address, socket_address
+from sls.resources.inet.connection import TcpConnection, capture_connection, is_tcp
+from sls.resources.inet.orphans import end_orphans
+from sls.resources.inet.rejoin import (
+    connect,
+    open_connection,
+    refill_unread,
+    refill_unsent,
+    shut_down,
+)
 from sls.resources.socket_options import (
     SocketOption,
     capture_options,
-    is_socket,
     restore_options,
-    socket_kind,
     socket_view,
 )
 
-_TCP_INFO_BYTES = 104
+_TCP_INFO_BYTES: Final = 104
+_TCP_ULP: Final = 31
 
 
 class TcpSocketRecord(FileRecord, frozen=True, tag="tcp_socket"):
@@ -26,6 +36,7 @@ class TcpSocketRecord(FileRecord, frozen=True, tag="tcp_socket"):
     local: InetAddress | None
     backlog: int | None
     options: tuple[SocketOption, ...]
+    connection: TcpConnection | None = None
 
 
 class TcpSocket(FileType[TcpSocketRecord]):
@@ -34,45 +45,63 @@ class TcpSocket(FileType[TcpSocketRecord]):
     record = TcpSocketRecord
 
     def matches(self, file: OpenFile) -> bool:
-        if not is_socket(file):
-            return False
-        kind = socket_kind(file)
-        return (
-            kind.domain in (socket.AF_INET, socket.AF_INET6)
-            and kind.type == socket.SOCK_STREAM
-            and kind.protocol == socket.IPPROTO_TCP
-        )
+        return is_tcp(file)
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> TcpSocketRecord:
         with socket_view(file.descriptor) as view:
+            protocol = view.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).rstrip(b"\0").decode()
+            if protocol:
+                raise file.unsupported(
+                    f"TCP with {protocol} in the kernel (TCP_ULP) is not supported"
+                )
             state, waiting, backlog = _listening_state(view)
-            if state not in (sock_diag.TCP_LISTEN, sock_diag.TCP_CLOSE):
-                raise file.unsupported("an established TCP connection is not supported yet")
-            if state == sock_diag.TCP_LISTEN and waiting:
+            is_listening = state == sock_diag.TCP_LISTEN
+            if is_listening and waiting:
                 ctx.lose(
                     file.pid,
                     f"fd {file.fd}",
-                    f"{waiting} connection(s) that wait to be accepted end with a reset",
+                    f"{waiting} connection(s) wait to be accepted; those from outside end with a reset",
                 )
+            connection = None if is_listening else capture_connection(ctx, file, view, state)
             return TcpSocketRecord(
                 file_id=file.file_id,
                 flags=file.flags,
                 domain=view.family,
                 local=local_address(view),
-                backlog=backlog if state == sock_diag.TCP_LISTEN else None,
-                options=capture_options(file),
+                backlog=backlog if is_listening else None,
+                options=capture_options(file, is_connected=connection is not None),
+                connection=connection,
             )
 
     def restore(self, ctx: RestoreContext, record: TcpSocketRecord) -> int:
+        if record.connection is not None:
+            return open_connection(ctx, record.file_id, record.connection)
         view = socket.socket(record.domain, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             restore_options(ctx, view.fileno(), record.options)
-            if record.local is not None:
-                _bind_and_listen(view, record.local, record.backlog)
         except BaseException:
             view.close()
             raise
         return view.detach()
+
+    def settle(self, ctx: RestoreContext, record: TcpSocketRecord, fd: int) -> Iterator[None]:
+        """Connections are made before the listeners take their ports; options of both come last."""
+        connection = record.connection
+        with socket_view(fd) as view:
+            if connection is None and record.local is not None:
+                view.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                _bind_and_listen(view, record.local, record.backlog)
+            yield
+            if connection is not None:
+                connect(ctx, view, connection)
+                refill_unread(ctx, record.file_id, connection)
+            yield
+            if connection is not None:
+                refill_unsent(ctx, view, connection)
+            yield
+            if connection is not None:
+                shut_down(view, connection)
+            restore_options(ctx, fd, record.options)
 
 
 def _listening_state(view: socket.socket) -> tuple[int, int, int]:
@@ -86,7 +115,7 @@ def _bind_and_listen(view: socket.socket, local: InetAddress, backlog: int | Non
     try:
         _occupy(view, local, backlog)
     except OSError as error:
-        if error.errno != errno.EADDRINUSE or not _end_orphans(local.port):
+        if error.errno != errno.EADDRINUSE or not end_orphans(local.port):
             raise conflict(local, error) from error
         try:
             _occupy(view, local, backlog)
@@ -99,20 +128,3 @@ def _occupy(view: socket.socket, local: InetAddress, backlog: int | None) -> Non
         view.bind(socket_address(view.family, local))
     if backlog is not None:
         view.listen(backlog)
-
-
-def _end_orphans(port: int) -> bool:
-    """Abort what the killed program's connections left on the port; False when some living socket has it.
-
-    Without SO_REUSEADDR, FIN_WAIT and TIME_WAIT of old connections keep a port from being bound for minutes (tcp(7)).
-    """
-    found = [
-        one
-        for family in (socket.AF_INET, socket.AF_INET6)
-        for one in sock_diag.tcp_sockets(family, port)
-    ]
-    if any(one.inode for one in found):
-        return False
-    for one in found:
-        sock_diag.destroy(one)
-    return bool(found)

@@ -46,3 +46,9 @@ def test_218_port_in_use_is_named(restored: Kept, tmp_path: Path) -> None:
         pytest.fail.Exception, match=r"127\.0\.0\.1:\d+: Address already in use; end"
     ):
         restored("tcp_listener.py", "127.0.0.1", 3, "plain", between=take)
+
+
+@pytest.mark.parametrize("mode", ["idle", "queued", "full", "half", "waiting", "ended"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"], ids=["4", "6", "any6"])
+def test_x23_connection_inside(kept: Kept, host: str, mode: str) -> None:
+    kept("tcp_connection.py", host, mode)
