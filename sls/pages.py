@@ -20,6 +20,7 @@ from sls.remote import Arena, Borrowed, call
 from sls.syscalls import (
     PAGE_BYTES,
     PAGE_IS_FILE,
+    PAGE_IS_GUARD,
     PAGE_IS_PFNZERO,
     PAGE_IS_PRESENT,
     PAGE_IS_SWAPPED,
@@ -37,6 +38,7 @@ _FEATURES: Final = (
 )
 _POPULATED: Final = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
 _NOT_OURS: Final = PAGE_IS_FILE | PAGE_IS_PFNZERO
+_not_ours: int | None = None  # and guard pages, where the kernel tells them
 
 Ranges = list[tuple[int, int]]
 
@@ -108,6 +110,20 @@ def _open_pagemap(pid: int) -> int:
         return os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise TaskDiedError(pid, "opening its pagemap") from error
+
+
+def _categories_of_others(pagemap: int) -> int:
+    """Categories of pages whose contents are not the process's own."""
+    global _not_ours
+    if _not_ours is None:
+        _not_ours = _NOT_OURS
+        try:
+            syscalls.scan_pages(pagemap, 0, PAGE_BYTES, returned=PAGE_IS_GUARD)
+            _not_ours |= PAGE_IS_GUARD
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+    return _not_ours
 
 
 class PageTracker:
@@ -186,9 +202,10 @@ class PageTracker:
 
     def _populated(self, spans: Sequence[tuple[int, int]]) -> tuple[Ranges, Ranges]:
         """Pages with contents of their own within `spans`, and those of them in mappings that are not registered."""
+        other = _categories_of_others(self._pagemap)
         found = syscalls.scan_pages(
             self._pagemap, 0, _TOP,
-            inverted=_NOT_OURS, all_of=_NOT_OURS, any_of=_POPULATED, returned=PAGE_IS_WPALLOWED,
+            inverted=other, all_of=other, any_of=_POPULATED, returned=PAGE_IS_WPALLOWED,
         )  # fmt: skip
         populated = intersection(merged((one.start, one.end) for one in found), spans)
         new = merged(

@@ -268,12 +268,16 @@ def parse_maps(text: bytes) -> list[VmaLine]:
 
 
 def parse_smaps_flags(text: bytes) -> dict[int, frozenset[str]]:
-    """Start address → VmFlags (two-letter codes) of every mapping in /proc/<pid>/smaps."""
+    """Start address → VmFlags (two-letter codes) of every mapping in /proc/<pid>/smaps; `pk` for a protection key."""
     flags: dict[int, frozenset[str]] = {}
+    key: tuple[str, ...] = ()
     start = 0
     for line in text.split(b"\n"):
         if line.startswith(b"VmFlags:"):
-            flags[start] = frozenset(line[8:].decode().split())
+            flags[start] = frozenset([*line[8:].decode().split(), *key])
+            key = ()
+        elif line.startswith(b"ProtectionKey:") and int(line[14:]):
+            key = ("pk",)
         elif line and (line[:1].isdigit() or b"a" <= line[:1] <= b"f"):
             start = int(line.partition(b"-")[0], 16)
     return flags

@@ -514,6 +514,7 @@ PAGE_IS_PRESENT: Final = 1 << 3
 PAGE_IS_SWAPPED: Final = 1 << 4
 PAGE_IS_PFNZERO: Final = 1 << 5
 PAGE_IS_HUGE: Final = 1 << 6
+PAGE_IS_GUARD: Final = 1 << 8  # Linux 6.15
 
 
 def userfaultfd_api(fd: int, features: int) -> int:

@@ -13,10 +13,10 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from sls import proc
+from sls import proc, syscalls
 from sls.errors import RestoreConflictError
 from sls.proc import VmaLine
-from sls.remote import Call, In, Remote, call
+from sls.remote import Call, In, Remote, call, remote_all
 from sls.resources.base import (
     CaptureContext,
     CapturedProcess,
@@ -65,6 +65,8 @@ class VmaRecord(Record, frozen=True):
     inode: Nameless | None = None
     may_write: bool = True
     advice: tuple[str, ...] = ()
+    is_accounted: bool = False
+    guards: tuple[tuple[int, int], ...] = ()
 
     @property
     def length(self) -> int:
@@ -80,11 +82,12 @@ class MemoryRecord(ProcessRecord, frozen=True, tag="memory"):
     executable: FileVersion
     object_id: int
     executable_inode: Nameless | None = None  # when it is deleted
+    future_locks: int = 0  # flags of mlockall(2) for mappings to come
 
 
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
 _PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
-_MAP_GROWSDOWN, _MAP_NORESERVE, _MAP_STACK = 0x100, 0x4000, 0x20000
+_MAP_GROWSDOWN, _MAP_NORESERVE = 0x100, 0x4000
 _MREMAP_MOVE_FIXED: Final = 3
 KERNEL_NAMES: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]")
 # VmFlags code → madvise(2) advice
@@ -94,10 +97,39 @@ _REFUSED: Final = {
     "pf": "a mapping of device memory",
     "ht": "huge pages of hugetlbfs",
     "ss": "a shadow stack",
+    "pk": "a protection key",
+    "sf": "a synchronous mapping of persistent memory",
     "uw": "a mapping that another userfaultfd watches",
     "um": "a mapping that another userfaultfd watches",
 }
-_KEPT_FLAGS: Final = frozenset(_ADVICE) | {"gd", "nr", "lo"}
+_KEPT_FLAGS: Final = frozenset(_ADVICE) | {"gd", "nr", "lo", "lf", "dp", "sl"}
+# what follows from the mapping itself, or says how the kernel holds it
+_OTHER_FLAGS: Final = frozenset(
+    [
+        "rd",
+        "wr",
+        "ex",
+        "sh",
+        "mr",
+        "mw",
+        "me",
+        "ms",
+        "ac",
+        "de",
+        "ar",
+        "sd",
+        "mm",
+        "bt",
+        "gu",
+        "uw",
+        "um",
+        "ui",
+    ]
+)
+_MADV_GUARD_INSTALL: Final = 102  # Linux 6.13
+_MAP_DROPPABLE: Final = 0x8  # Linux 6.11
+_MLOCK_ONFAULT: Final = 1
+_MCL_FUTURE, _MCL_ONFAULT = 2, 4
 
 
 class Memory(ProcessState[MemoryRecord]):
@@ -122,6 +154,7 @@ class Memory(ProcessState[MemoryRecord]):
             executable=executable,
             executable_inode=executable_inode,
             object_id=process.object_id,
+            future_locks=_future_locks(process),
         )  # fmt: skip
 
     def look_ahead(self, tid: int, memo: Memo) -> None:
@@ -136,8 +169,14 @@ class Memory(ProcessState[MemoryRecord]):
         self, ctx: RestoreContext, process: RestoredProcess, record: MemoryRecord
     ) -> Remote[None]:
         calls = list(_clear(process, record))
-        calls += [_map(ctx, vma) for vma in record.vmas if vma.kind is not VmaKind.KERNEL]
-        calls += [one for vma in record.vmas for one in _advise(vma)]
+        mapped = [vma for vma in record.vmas if vma.kind is not VmaKind.KERNEL]
+        calls += [one for vma in mapped for one in _map(ctx, vma)]
+        calls += [
+            call("madvise", vma.start, vma.length, _ADVICE[code])
+            for vma in mapped
+            for code in vma.advice
+            if code in _ADVICE
+        ]
         must_succeed = len(calls)
         calls += [_name(vma) for vma in record.vmas if vma.name.startswith(b"[anon:")]
         replies = yield calls
@@ -150,10 +189,16 @@ class Memory(ProcessState[MemoryRecord]):
         executable = _executable_descriptor(ctx, record)
         auxv = In(record.auxv)
         layout = struct.pack("=11QQII", *record.layout, 0, len(record.auxv), executable)
-        (reply,) = yield [
-            call("prctl", _PR_SET_MM, _PR_SET_MM_MAP, In(layout, ((88, auxv),)), len(layout), 0)
-        ]
-        reply.check()
+        yield from remote_all(
+            [
+                call(
+                    "prctl", _PR_SET_MM, _PR_SET_MM_MAP, In(layout, ((88, auxv),)), len(layout), 0
+                ),
+                *(one for vma in mapped for one in _seal(vma)),
+            ]
+        )
+        if record.future_locks:
+            yield from remote_all([call("mlockall", record.future_locks)])
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
@@ -179,7 +224,7 @@ def _vmas(
             if line.name == b"[vsyscall]" or process.is_arena(line):
                 continue
             record = _vma(ctx, process, line, flags.get(line.start, frozenset()))
-            if record.inode is None:
+            if record.inode is None and not record.guards:
                 known[line] = record
         records.append(record)
     return tuple(records)
@@ -197,6 +242,8 @@ def _vma(
     protection = sum(
         bit for letter, bit in zip(line.permissions, (1, 2, 4), strict=False) if letter != "-"
     )
+    if unknown := flags - _KEPT_FLAGS - _OTHER_FLAGS - _REFUSED.keys():
+        ctx.lose(process.pid, f"memory at {line.start:#x}", f"flags {' '.join(sorted(unknown))}")
     kind, file, inode = _backing(ctx, process, line)
     return VmaRecord(
         start=line.start,
@@ -210,7 +257,30 @@ def _vma(
         inode=inode,
         may_write="mw" in flags,
         advice=tuple(sorted(flags & _KEPT_FLAGS)),
+        is_accounted="ac" in flags and not protection & mmap.PROT_WRITE,
+        guards=_guards(process.tid, line) if "gu" in flags else (),
     )
+
+
+def _guards(tid: int, line: VmaLine) -> tuple[tuple[int, int], ...]:
+    """Ranges of guard pages, which are no mappings of their own. Before `gu` in VmFlags they cannot be copied."""
+    fd = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        category = syscalls.PAGE_IS_GUARD
+        found = syscalls.scan_pages(fd, line.start, line.end, all_of=category, returned=category)
+        return tuple((one.start, one.end) for one in found)
+    finally:
+        os.close(fd)
+
+
+def _future_locks(process: CapturedProcess) -> int:
+    """What mlockall(2) has asked for mappings to come: our own, the newest, shows it. Asked where any is locked."""
+    if process.status["VmLck"].split()[0] == "0" or process.arena is None:
+        return 0
+    flags = proc.parse_smaps_flags(proc.read(process.tid, "smaps")).get(
+        process.arena.base, frozenset()
+    )
+    return (_MCL_FUTURE if "lo" in flags else 0) | (_MCL_ONFAULT if "lf" in flags else 0)
 
 
 def _backing(
@@ -324,26 +394,32 @@ def _executable_descriptor(ctx: RestoreContext, record: MemoryRecord) -> int:
     return open_version(ctx, record.executable, os.O_RDONLY)
 
 
-def _map(ctx: RestoreContext, vma: VmaRecord) -> Call:
+def _map(ctx: RestoreContext, vma: VmaRecord) -> Iterator[Call]:
     flags = mmap.MAP_SHARED if vma.is_shared else mmap.MAP_PRIVATE
+    if "dp" in vma.advice:
+        flags = _MAP_DROPPABLE
     flags |= 0x10  # MAP_FIXED
     if vma.kind is VmaKind.ANONYMOUS:
         flags |= mmap.MAP_ANONYMOUS
     if "gd" in vma.advice:
-        flags |= _MAP_GROWSDOWN | _MAP_STACK
+        flags |= _MAP_GROWSDOWN
     if "nr" in vma.advice:
         flags |= _MAP_NORESERVE
-    return call(
-        "mmap", vma.start, vma.length, vma.protection, flags, _descriptor(ctx, vma), vma.offset
-    )
+    # memory that was writable once counts against the commit limit, also when it is no longer (RELRO)
+    protection = vma.protection | (mmap.PROT_WRITE if vma.is_accounted else 0)
+    yield call("mmap", vma.start, vma.length, protection, flags, _descriptor(ctx, vma), vma.offset)
+    if vma.is_accounted:
+        yield call("mprotect", vma.start, vma.length, vma.protection)
 
 
-def _advise(vma: VmaRecord) -> Iterator[Call]:
-    for code in vma.advice:
-        if code in _ADVICE:
-            yield call("madvise", vma.start, vma.length, _ADVICE[code])
-        elif code == "lo":
-            yield call("mlock2", vma.start, vma.length, 1)  # MLOCK_ONFAULT: contents follow
+def _seal(vma: VmaRecord) -> Iterator[Call]:
+    """What comes after the contents: locks, which would make pages; guard pages, which cannot be written; seals."""
+    if "lo" in vma.advice:
+        yield call("mlock2", vma.start, vma.length, _MLOCK_ONFAULT if "lf" in vma.advice else 0)
+    for start, end in vma.guards:
+        yield call("madvise", start, end - start, _MADV_GUARD_INSTALL)
+    if "sl" in vma.advice:
+        yield call("mseal", vma.start, vma.length, 0)
 
 
 def _name(vma: VmaRecord) -> Call:

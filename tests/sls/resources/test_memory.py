@@ -16,3 +16,10 @@ CASES = [
 @pytest.mark.parametrize("case", CASES)
 def test_memory(kept: Kept, case: str) -> None:
     kept("mappings.c", case)
+
+
+@pytest.mark.parametrize(
+    "case", ["advise", "lock", "lock-future", "guard", "grow", "spread", "seal", "split"]
+)
+def test_memory_advice_locks_and_kinds(kept: Kept, case: str) -> None:
+    kept("advice.c", case)
