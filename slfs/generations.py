@@ -19,13 +19,14 @@ from libsls.protocol import ProtocolError
 from slfs.access import Caller
 from slfs.control import to_json
 from slfs.errors import RefusedError
-from slfs.inodes import Attributes, Directory, Node, Symlink, TextFile
+from slfs.inodes import Attributes, Directory, FilesDirectory, Node, Symlink, TextFile
 from slfs.journal import format_time
 from slfs.processes import ProcessesDirectory, Within, images
 from slfs.registry import Entry
 from slos.errors import ObjectNotFoundError
 from slos.store import GenerationInfo
 from sls.errors import ImageError
+from sls.filetree import files_epoch
 
 
 class GenerationsDirectory(Directory):
@@ -175,3 +176,4 @@ _PARTS: Final[dict[str, Callable[[Entry, GenerationInfo], Node]]] = {
     "report": _make_file("report", render_report),
     "processes": ProcessesDirectory,
 }
+    protocol.FILES: lambda entry, info: FilesDirectory(entry, files_epoch(info)),

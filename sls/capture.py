@@ -110,12 +110,14 @@ class Tracer:
         track: bool,
         stay: bool = False,
         buffer: CopyBuffer | None = None,
+        at_rest: Callable[[], None] | None = None,
     ) -> Capture:
         """Stop `members` (asked again until no new one appears), take everything, let them go.
 
         A delta when every member was tracked since the last capture and not `full`. Raises UnsupportedResourceError,
         FreezeError, TaskDiedError; the tasks go on in any case. Bytes go into `buffer`, else into the tracer's own.
         `stay`: the next capture follows soon, so the arenas stay in the processes; `leave` takes them out.
+        `at_rest` is called while everyone stands still.
         """
         if buffer is None:
             buffer = self.buffer
@@ -137,6 +139,9 @@ class Tracer:
             is_delta = not full and session.is_known
             objects = early.objects + session.copy_all(full=not is_delta, but=early.pids)
             clock.lap("copy")
+            if at_rest is not None:
+                at_rest()
+                clock.lap("files")
         clock.lap("thaw")
         stop_ns = time.monotonic_ns() - frozen.since_ns + early.stop_ns
         self._forget_gone(session.pids)

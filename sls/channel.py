@@ -26,12 +26,13 @@ class MemberId(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TakeCapture(Message, frozen=True, tag="take-capture"):
-    """Capture once. `track`: watch pages for a delta later."""
+    """Capture once. `track`: watch pages for a delta later. `with_files`: freeze the file tree with it."""
 
     serial: int
     members: tuple[MemberId, ...]
     full: bool
     track: bool
+    with_files: bool = False
 
 
 class Continue(Message, frozen=True, tag="continue"):
@@ -43,10 +44,14 @@ class Continue(Message, frozen=True, tag="continue"):
 
 
 class Release(Message, frozen=True, tag="release"):
-    """The buffer of capture `serial` is free; not `kept`: it did not become a generation."""
+    """The buffer of capture `serial` is free; not `kept`: it did not become a generation.
+
+    `with_files`: the next periodic capture freezes the file tree.
+    """
 
     serial: int
     kept: bool
+    with_files: bool = False
 
 
 class TakeRestore(Message, frozen=True, tag="take-restore"):

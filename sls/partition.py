@@ -10,16 +10,17 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from slos.store import Store
 from sls import proc, syscalls
 from sls.channel import Continue, MemberId, RestoreDone, TakeCapture, TakeRestore
 from sls.errors import ImageError, PartitionStateError, TaskDiedError
-from sls.filetree import FileTree
+from sls.filetree import FileTree, files_epoch, is_undo, undo_note
 from sls.freeze import refuse_unfit
-from sls.image import MANIFEST_OBJECT, Image, decode
+from sls.image import MANIFEST_OBJECT, Image, decode, encode
 from sls.requests import (
     Backend,
     CheckpointOutcome,
@@ -53,6 +54,8 @@ __all__ = [
 
 _KEPT_TIMES: Final = 1000
 _KILL_WAIT_S: Final = 5.0
+
+_NO_PROCESSES: Final = Image(time_ns=0, boot_id="", kernel="", processes=(), files=())
 
 _members_lock = threading.Lock()
 _holders: dict[
@@ -178,9 +181,16 @@ class Partition(Listener):
                 alive = self._members
             full = request.full or self.settings.mode is Mode.FULL
             self._state = "capturing"
-            done: Committed = self._worker().ask(
+            if self.files is not None:
+                self.files.prepare()
+            worker = self._worker()
+            done: Committed = worker.ask(
                 lambda serial: TakeCapture(
-                    serial=serial, members=alive, full=full, track=self.settings.mode is Mode.DELTA
+                    serial=serial,
+                    members=alive,
+                    full=full,
+                    track=self.settings.mode is Mode.DELTA,
+                    with_files=worker.has_files,
                 ),
                 name=request.name,
             )
@@ -228,7 +238,8 @@ class Partition(Listener):
                 self._kill_members(image)
             self._state = "restoring"
             start = time.monotonic_ns()
-            done = self._ask_restore(epoch, request)
+            with self._files_of(epoch, image):
+                done = self._ask_restore(epoch, request)
             self._last_restore = LastRestore(
                 epoch, done.pids, time.monotonic_ns() - start, done.stages_ns, done.notes
             )
@@ -242,6 +253,8 @@ class Partition(Listener):
 
     def _ask_restore(self, epoch: int, request: RestoreRequest) -> RestoreDone:
         data = self._store.read(self.oid, epoch, MANIFEST_OBJECT)
+            if not image.processes:
+                return self._restore_files(epoch, image)
         terminal = _terminal_of(request.terminal_pid)
         try:
             done: RestoreDone = self._worker().ask(
@@ -255,13 +268,59 @@ class Partition(Listener):
         return done
 
     def _chosen(self, generation: int | None) -> int:
-        epochs = [one.epoch for one in self._store.generations(self.oid)]
+        kept = self._store.generations(self.oid)
+        epochs = [one.epoch for one in kept]
         if not epochs:
             raise PartitionStateError(
+    def _restore_files(self, epoch: int, image: Image) -> RestoreOutcome:
+        """Undo what a restore did to the files; live members are left alone."""
+        with self._files_of(epoch, image):
+            self._tell("info", f"generation {epoch} restored: files alone")
+        return RestoreOutcome(epoch, ())
+
+    @contextmanager
+    def _files_of(self, epoch: int, image: Image) -> Iterator[None]:
+        """Roll the file tree back to a generation; forward again where the restore fails.
+
+        What it was before stays as a generation of its own. Where a pid is in use, the restore will not
+        succeed, and the tree is left alone.
+        """
+        wanted = files_epoch(self._store.generation(self.oid, epoch))
+        if self.files is None or not (wanted or self.files.is_used):
+            yield
+            return
+        if not all(_has_ended(one.pid) for one in image.processes):
+            yield
+            return
+        before = self.files.freeze().epoch()
+        if before == wanted:
+            yield
+            return
+        undo = self._keep_files(before)
+        self.files.roll_back(wanted)
+        try:
+            yield
+        except BaseException:
+            self.files.roll_back(before)
+            if undo is not None:
+                self._store.delete_generation(self.oid, undo)
+            raise
+        if undo is not None:
+            text = f"files as they were before are generation {undo}"
+            self._tell("info", f"restore of generation {epoch}: {text}", undo)
+
+    def _keep_files(self, epoch: int) -> int | None:
+        """A generation of the file tree alone; none where a generation has that tree already."""
+        if not epoch or any(files_epoch(one) == epoch for one in self._store.generations(self.oid)):
+            return None
+        with self._store.begin(self.oid) as transaction:
+            transaction.put(MANIFEST_OBJECT, encode(_NO_PROCESSES))
+            return transaction.commit(wait=False, note=undo_note(epoch)).epoch
+
                 "there is no generation yet; touch `checkpoint` first", errno.ENOENT
             )
         if generation is None:
-            return epochs[-1]
+            return next((one.epoch for one in reversed(kept) if not is_undo(one)), epochs[-1])
         if generation not in epochs:
             raise PartitionStateError(
                 f"there is no generation {generation}; `ls generations` shows which there are",
@@ -271,7 +330,7 @@ class Partition(Listener):
 
     def _image(self, epoch: int) -> Image:
         image = decode(self._store.read(self.oid, epoch, MANIFEST_OBJECT))
-        if not image.processes:
+        if not image.processes and not is_undo(self._store.generation(self.oid, epoch)):
             raise ImageError(f"generation {epoch} holds no process; choose another")
         return image
 
@@ -296,7 +355,7 @@ class Partition(Listener):
             self._tracing.close()
             self._tracing = None
         if self._tracing is None:
-            self._tracing = Tracing(self.oid, self._store, self)
+            self._tracing = Tracing(self.oid, self._store, self, self.files)
         return self._tracing
 
     def exited(self, pid: int, status: int) -> None:

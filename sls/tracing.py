@@ -36,6 +36,7 @@ from sls.channel import (
     RestoreDone,
 )
 from sls.errors import WorkerError, rebuilt
+from sls.filetree import FileTree, Gate
 from sls.image import MANIFEST_OBJECT
 from sls.syscalls import PAGE_BYTES
 
@@ -64,7 +65,9 @@ class Listener:
 class Tracing:
     """One worker process and the thread that listens to it."""
 
-    def __init__(self, oid: int, store: Store, listener: Listener) -> None:
+    def __init__(
+        self, oid: int, store: Store, listener: Listener, files: FileTree | None = None
+    ) -> None:
         self._oid = oid
         self._store = store
         self._listener = listener
@@ -79,13 +82,20 @@ class Tracing:
         self._send_lock = threading.Lock()
         self._is_closing = False
         ours, theirs = socket.socketpair()
+        gate, their_gate = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        descriptors = [theirs.fileno(), their_gate.fileno()]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sls.worker", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-m", "sls.worker", *map(str, descriptors)],
+            pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
         theirs.close()
+        their_gate.close()
+        self._files = files
+        self._gate = Gate(files, gate) if files is not None else None
+        if files is None:
+            gate.close()
         self._channel: Channel[FromWorker] = Channel(ours, FromWorker)
         self._thread = threading.Thread(target=self._listen, name=f"partition-{oid}", daemon=True)
         self._thread.start()
@@ -94,6 +104,11 @@ class Tracing:
     def pid(self) -> int:
         """The worker's."""
         return self._process.pid
+
+    @property
+    def has_files(self) -> bool:
+        """Whether there is a file tree to be frozen with the members."""
+        return self._files is not None and self._files.is_used
 
     @property
     def is_alive(self) -> bool:
@@ -142,6 +157,8 @@ class Tracing:
         self._process.wait()
         self._thread.join()
         self._channel.close()
+        if self._gate is not None:
+            self._gate.close()
 
     # --- the receiving thread ---
 
@@ -198,7 +215,7 @@ class Tracing:
             else:
                 self._listener.failed(str(error))
             return
-        self.tell_quietly(Release(serial=captured.serial, kept=True))
+        self.tell_quietly(Release(serial=captured.serial, kept=True, with_files=self.has_files))
         if future is not None:
             future.set_result(done)
         else:
@@ -219,6 +236,7 @@ class Tracing:
                 raise WorkerError(
                     "a delta lost its base, as the checkpoint before it failed; the next one is full"
                 )
+        files = self._gate.epoch(captured.serial) if self._gate is not None else 0
         with (
             mmap.mmap(buffer_fd, 0, mmap.MAP_SHARED, mmap.PROT_READ) as memory,
             memoryview(memory) as view,
@@ -229,7 +247,7 @@ class Tracing:
                 for one in captured.objects:
                     _write_object(transaction, one, view)
                 name = self._names.pop(captured.serial, "")
-                info = transaction.commit(wait=False, name=name, note=_note(captured))
+                info = transaction.commit(wait=False, name=name, note=_note(captured, files))
         self._last = (captured.serial, info.epoch)
         return Committed(info.epoch, captured, time.time_ns() - captured.started_ns)
 
@@ -270,16 +288,20 @@ class Tracing:
 
 
 class CaptureNote(msgspec.Struct, frozen=True):
-    """What a generation's `info` tells of its capture: a JSON object. Times in nanoseconds."""
+    """What a generation's `info` tells of its capture: a JSON object. Times in nanoseconds.
+
+    `files`: the epoch of the file tree.
+    """
 
     kind: str
     processes: int
     pages: int
     stop_ns: int
     stages_ns: dict[str, int]
+    files: int = 0
 
 
-def _note(captured: Captured) -> bytes:
+def _note(captured: Captured, files: int) -> bytes:
     return msgspec.json.encode(
         CaptureNote(
             kind="delta" if captured.base else "full",
@@ -287,6 +309,7 @@ def _note(captured: Captured) -> bytes:
             pages=captured.pages,
             stop_ns=captured.stop_ns,
             stages_ns=captured.stages_ns,
+            files=files,
         )
     )
 

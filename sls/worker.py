@@ -1,4 +1,4 @@
-"""The tracer process of one partition: `python -m sls.worker FD`.
+"""The tracer process of one partition: `python -m sls.worker FD GATE_FD`.
 
 Single-threaded, as ptrace demands, and a process of its own, so that nothing else holds its interpreter while a program
 stands still. It ends when its channel does; the kernel then lets every task go. It adopts orphans of what it restored,
@@ -37,6 +37,7 @@ from sls.channel import (
     ToWorker,
 )
 from sls.errors import SlsError, TaskDiedError, WorkerError
+from sls.filetree import SERIAL
 from sls.image import decode, encode
 from sls.pages import CopyBuffer
 from sls.resources import Loss, Writer
@@ -125,8 +126,10 @@ def _pieces(ranges: Iterable[tuple[int, int]], limit: int) -> Iterable[list[tupl
 class Worker:
     """The loop: commands, periods, ended children."""
 
-    def __init__(self, channel: "Channel[ToWorker]") -> None:
+    def __init__(self, channel: "Channel[ToWorker]", gate: socket.socket) -> None:
         self._channel = channel
+        self._gate = gate
+        self._with_files = False
         self._tracer = Tracer()
         self._free = [CopyBuffer() for _ in range(_BUFFERS)]
         self._taken: dict[int, CopyBuffer] = {}
@@ -177,6 +180,7 @@ class Worker:
     def _serve_one(self) -> None:
         message, descriptors = self._channel.receive()
         if isinstance(message, TakeCapture):
+            self._with_files = message.with_files
             self._capture(message.serial, message.members, full=message.full, track=message.track)
         elif isinstance(message, Continue):
             if not message.period_ms:
@@ -199,6 +203,7 @@ class Worker:
             self._release(message)
 
     def _release(self, message: Release) -> None:
+        self._with_files = message.with_files
         buffer = self._taken.pop(message.serial)
         buffer.clear()
         self._free.append(buffer)
@@ -248,6 +253,7 @@ class Worker:
                 track=track,
                 stay=self._continue.period_ms > 0,
                 buffer=buffer,
+                at_rest=(lambda: self._freeze_files(serial)) if self._with_files else None,
             )
         except (SlsError, OSError) as error:
             self._free.append(buffer)
@@ -260,6 +266,12 @@ class Worker:
         self._last_serial = serial
         gc.collect(0)
         return True
+
+    def _freeze_files(self, serial: int) -> None:
+        """Have the daemon hold on to the file tree as it is now, and wait until it has."""
+        self._gate.send(SERIAL.pack(serial))
+        if not self._gate.recv(1):
+            raise WorkerError("the filesystem has ended")
 
     def _captured(self, serial: int, capture: Capture, started_ns: int) -> Captured:
         return Captured(
@@ -341,11 +353,11 @@ def _prepare_process() -> None:
     gc.freeze()
 
 
-def main(fd: int) -> None:
-    """Serve the channel on descriptor `fd`."""
+def main(fd: int, gate_fd: int) -> None:
+    """Serve the channel on descriptor `fd`; `gate_fd` is asked for the file tree."""
     _prepare_process()
     channel: Channel[ToWorker] = Channel(socket.socket(fileno=fd), ToWorker)
-    worker = Worker(channel)
+    worker = Worker(channel, socket.socket(fileno=gate_fd))
     try:
         worker.run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -353,4 +365,4 @@ def main(fd: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -397,8 +397,9 @@ class FileOperations:
             inode = tree.get(node & INO_MASK)
             data = tree.read(inode, offset, size)
             if not node & VIEW and inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns):
-                inode.atime_ns = time.time_ns()  # as relatime does, mount(8)
-                tree.touch(inode)
+                # As relatime and lazytime do, mount(8): kept when the inode changes otherwise.
+                inode.atime_ns = time.time_ns()
+                inode.reply = None
         return data
 
     @answers_errno

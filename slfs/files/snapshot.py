@@ -49,6 +49,7 @@ class LiveFiles:
         self._tree: Tree | None = None
         self._pins: set[int] = set()
         self._has_stream = False
+        self._newest()
         self._origin = (-1, 0)  # (epoch made by a rollback, the one that it is equal to)
 
     # --- the tree ---
@@ -139,7 +140,7 @@ class LiveFiles:
 
     def prepare(self) -> None:
         """A freeze is to come: write what there is now, so that little is left."""
-        if self._is_used():
+        if self.is_used:
             self.flush()
 
     def freeze(self) -> "FrozenFiles":
@@ -147,7 +148,7 @@ class LiveFiles:
 
         Call it while the members stand still; what follows on them does not change it.
         """
-        if not self._is_used():
+        if not self.is_used:
             return FrozenFiles(_done(0))
         if self.opened_for_both:
             self.sync_kernel_caches()
@@ -173,10 +174,12 @@ class LiveFiles:
         finally:
             self._flushing.release()
 
-    def _is_used(self) -> bool:
-        if self._tree is None and not self._newest():
-            return False
-        return bool(self.tree.base.epoch) or self.tree.is_dirty
+    @property
+    def is_used(self) -> bool:
+        """Whether there ever was anything in it."""
+        if self._tree is None:
+            return self._has_stream
+        return bool(self._tree.base.epoch) or self._tree.is_dirty
 
     def roll_back(self, epoch: int) -> None:
         """The tree is that of `epoch` from now on; 0: an empty one. What the kernel keeps of it goes.
