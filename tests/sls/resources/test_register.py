@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from sls.resources import FILE_TYPES, PROCESS_STATES, THREAD_STATES
 
@@ -16,6 +17,6 @@ def test_document_is_up_to_date() -> None:
 
 
 def test_each_record_has_one_kind() -> None:
-    kinds = [*FILE_TYPES, *PROCESS_STATES, *THREAD_STATES]
+    kinds: tuple[Any, ...] = (*FILE_TYPES, *PROCESS_STATES, *THREAD_STATES)
     records = [kind.record for kind in kinds]
     assert len(set(records)) == len(records)
