@@ -107,7 +107,7 @@ def dump(path: str | os.PathLike[str], *, extents: bool = True) -> Iterator[Item
     with store:
         yield from copies
         yield from _segments(store)
-        for oid in store.partitions():
+        for oid in sorted(store.core.catalog.partitions):
             yield from _partition(store, oid, extents=extents)
 
 

@@ -234,7 +234,7 @@ def check_contents(store: Store, oid: int, epoch: int, expected: Contents) -> No
 
 
 def test_x02_store_is_a_dict_that_survives() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         StoreMachine,
         settings=settings(
             max_examples=2000 if LONG else 300,
