@@ -397,3 +397,29 @@ def mount_points(device: int) -> list[bytes]:
         lines = [line.split() for line in file]
     wanted = b"%d:%d" % (os.major(device), os.minor(device))
     return [_unescape(words[4]) for words in lines if words[2] == wanted]
+
+
+class SysvSegment(NamedTuple):
+    """One line of /proc/sysvipc/shm; `mode` with SHM_DEST and SHM_LOCKED."""
+
+    key: int
+    identifier: int
+    mode: int
+    size_bytes: int
+    creator: int
+    last: int
+    attached: int
+    uid: int
+    gid: int
+
+
+def sysv_segments() -> list[SysvSegment]:
+    """All System V shared memory segments of this IPC namespace."""
+    with open("/proc/sysvipc/shm", encoding="ascii") as file:
+        lines = [line.split() for line in file][1:]
+    return [
+        SysvSegment(
+            int(words[0]) & 0xFFFFFFFF, int(words[1]), int(words[2], 8), *map(int, words[3:9])
+        )
+        for words in lines
+    ]

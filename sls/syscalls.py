@@ -718,3 +718,16 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
         syscall("setfsuid", 0)
         syscall("setfsgid", 0)
         syscall("setgroups", len(groups), ctypes.addressof(kept))
+
+
+# --- System V shared memory -----------------------------------------------------------------------------------------
+
+_IPC_SET: Final = 1
+_SHMID_DS_BYTES: Final = 112  # struct shmid64_ds of x86-64
+
+
+def shm_set_owner(identifier: int, uid: int, gid: int, mode: int) -> None:
+    """shmctl(2) IPC_SET."""
+    data = struct.pack("=iIIIII", 0, uid, gid, 0, 0, mode).ljust(_SHMID_DS_BYTES, b"\0")
+    buffer = ctypes.create_string_buffer(data, len(data))
+    syscall("shmctl", identifier, _IPC_SET, ctypes.addressof(buffer))

@@ -55,6 +55,7 @@ from sls.resources.signals import (
     ThreadSignalsRecord,
     signal_number,
 )
+from sls.resources.sysv_shm import SysvMemory, SysvMemoryRecord
 from sls.resources.thread import (
     Thread,
     ThreadStateRecord,
@@ -83,6 +84,7 @@ PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     ControllingTerminal(),
     Process(),
     IntervalTimers(),
+    SysvMemory(),
     PosixTimers(),
 )
 THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (
@@ -120,6 +122,7 @@ AnyProcessRecord = (
     | ControllingTerminalRecord
     | ProcessStateRecord
     | IntervalTimersRecord
+    | SysvMemoryRecord
     | PosixTimersRecord
 )
 AnyThreadRecord = ThreadStateRecord | ThreadSignalsRecord | SeccompRecord | CredentialsRecord

@@ -29,6 +29,7 @@ from sls.resources.base import (
     Stage,
 )
 from sls.resources.nameless import Nameless, capture_nameless, is_nameless, nameless_descriptor
+from sls.resources.sysv_shm import Part, attach, is_segment
 from sls.syscalls import PAGE_BYTES
 
 
@@ -40,6 +41,7 @@ class VmaKind(enum.Enum):
     NAMELESS = (
         "nameless"  # shared memory, memfd, deleted file: its bytes are contents of the generation
     )
+    SEGMENT = "segment"  # System V shared memory, attached by its id
     KERNEL = "kernel"  # vdso and vvar
 
 
@@ -63,6 +65,7 @@ class VmaRecord(Record, frozen=True):
     name: bytes = b""
     file: FileVersion | None = None
     inode: Nameless | None = None
+    segment: int = -1
     may_write: bool = True
     advice: tuple[str, ...] = ()
     is_accounted: bool = False
@@ -169,8 +172,11 @@ class Memory(ProcessState[MemoryRecord]):
         self, ctx: RestoreContext, process: RestoredProcess, record: MemoryRecord
     ) -> Remote[None]:
         calls = list(_clear(process, record))
+        calls += attach(ctx, [_part(vma) for vma in record.vmas if vma.kind is VmaKind.SEGMENT])
         mapped = [vma for vma in record.vmas if vma.kind is not VmaKind.KERNEL]
-        calls += [one for vma in mapped for one in _map(ctx, vma)]
+        calls += [
+            one for vma in mapped if vma.kind is not VmaKind.SEGMENT for one in _map(ctx, vma)
+        ]
         calls += [
             call("madvise", vma.start, vma.length, _ADVICE[code])
             for vma in mapped
@@ -255,6 +261,7 @@ def _vma(
         name=line.name,
         file=file,
         inode=inode,
+        segment=line.inode if kind is VmaKind.SEGMENT else -1,
         may_write="mw" in flags,
         advice=tuple(sorted(flags & _KEPT_FLAGS)),
         is_accounted="ac" in flags and not protection & mmap.PROT_WRITE,
@@ -294,6 +301,8 @@ def _backing(
     )
     if is_unnamed and not line.is_shared:
         return VmaKind.ANONYMOUS, None, None
+    if is_segment(line):
+        return VmaKind.SEGMENT, None, None
     if name in ctx.versions:
         return VmaKind.FILE, ctx.versions[name], None
     link = f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
@@ -392,6 +401,10 @@ def _executable_descriptor(ctx: RestoreContext, record: MemoryRecord) -> int:
     if record.executable_inode is not None:
         return nameless_descriptor(ctx, record.executable_inode, os.O_RDONLY)
     return open_version(ctx, record.executable, os.O_RDONLY)
+
+
+def _part(vma: VmaRecord) -> Part:
+    return Part(vma.start, vma.end, vma.offset, vma.protection, vma.may_write, vma.segment)
 
 
 def _map(ctx: RestoreContext, vma: VmaRecord) -> Iterator[Call]:

@@ -1,0 +1,235 @@
+"""System V shared memory (shmget(2), shmat(2)): segments with their ids, keys, owners and bytes.
+
+A segment is attached, never mapped: the kernel counts who is. One that outlived its processes gets its old bytes
+back; one that is gone is made again under the same id, /proc/sys/kernel/shm_next_id (proc_sys_kernel(5)) choosing it.
+A destroyed one (IPC_RMID) is destroyed again once all have attached.
+"""
+
+import errno
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+from sls import proc, syscalls
+from sls.errors import ImageError, RestoreConflictError
+from sls.pages import difference, merged
+from sls.proc import VmaLine
+from sls.remote import Call, Remote, call
+from sls.resources.base import (
+    CaptureContext,
+    CapturedProcess,
+    Content,
+    ProcessRecord,
+    ProcessState,
+    Record,
+    RestoreContext,
+    RestoredProcess,
+    Stage,
+)
+from sls.resources.nameless import InodeBytes
+from sls.syscalls import PAGE_BYTES
+
+_NAME: Final = b"/SYSV"
+_IPC_CREAT, _IPC_EXCL, _IPC_RMID = 0o1000, 0o2000, 0
+_SHM_RDONLY, _SHM_EXEC = 0o10000, 0o100000
+_SHM_DEST: Final = 0o1000  # in the mode that /proc/sysvipc/shm shows
+_PERMISSION_BITS: Final = 0o777
+_NEXT_ID: Final = "/proc/sys/kernel/shm_next_id"
+
+
+class Segment(Record, frozen=True):
+    """One segment. A destroyed one has lost its key."""
+
+    identifier: int
+    key: int
+    mode: int
+    uid: int
+    gid: int
+    is_destroyed: bool
+    content: Content
+
+
+class SysvMemoryRecord(ProcessRecord, frozen=True, tag="sysv-shm"):
+    """Segments that a process has attached, or made without attaching them yet."""
+
+    segments: tuple[Segment, ...] = ()
+
+
+class SysvMemory(ProcessState[SysvMemoryRecord]):
+    """Segments; attachments are mappings."""
+
+    stage = Stage.LINKS
+    record = SysvMemoryRecord
+
+    def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[SysvMemoryRecord]:
+        yield from ()
+        attached = {line.inode: line for line in process.maps if is_segment(line)}
+        return SysvMemoryRecord(segments=tuple(_segments(ctx, process, attached)))
+
+    def prepare(self, ctx: RestoreContext, record: SysvMemoryRecord) -> None:
+        for segment in record.segments:
+            ctx.once(("sysv shm", segment.identifier), partial(_make, ctx, segment))
+
+    def restore(
+        self, ctx: RestoreContext, process: RestoredProcess, record: SysvMemoryRecord
+    ) -> Remote[None]:
+        yield from ()
+        for segment in record.segments:
+            if segment.is_destroyed:
+                destroy = partial(syscalls.syscall, "shmctl", segment.identifier, _IPC_RMID, 0)
+                ctx.once(("sysv shm destroyed", segment.identifier), destroy)
+
+
+def is_segment(line: VmaLine) -> bool:
+    """Whether a mapping is an attachment; its inode number is the segment's id (ipc/shm.c)."""
+    return line.name.startswith(_NAME) and line.is_shared and line.major == 0
+
+
+class Part(NamedTuple):
+    """One mapping of an attachment: mprotect(2) and munmap(2) may have left several of it."""
+
+    start: int
+    end: int
+    offset: int
+    protection: int
+    may_write: bool
+    identifier: int
+
+
+# --- capture --------------------------------------------------------------------------------------------------------
+
+
+def _segments(
+    ctx: CaptureContext, process: CapturedProcess, attached: dict[int, VmaLine]
+) -> Iterator[Segment]:
+    for one in proc.sysv_segments():
+        line = attached.get(one.identifier)
+        if line is not None:
+            link = f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
+        elif one.creator == process.pid and not one.attached:
+            link = ""
+        else:
+            continue
+        yield Segment(
+            identifier=one.identifier,
+            key=one.key,
+            mode=one.mode & _PERMISSION_BITS,
+            uid=one.uid,
+            gid=one.gid,
+            is_destroyed=bool(one.mode & _SHM_DEST),
+            content=_keep(ctx, one.identifier, one.size_bytes, link),
+        )
+
+
+def _keep(ctx: CaptureContext, identifier: int, size: int, link: str) -> Content:
+    def source() -> InodeBytes:
+        if link:
+            return InodeBytes(link, size)
+        with _Attached(identifier) as own_link:
+            return InodeBytes(own_link, size)
+
+    return ctx.keep(("sysv shm", identifier), size, source)
+
+
+class _Attached:
+    """A segment attached to this process for a moment; gives its link in /proc."""
+
+    def __init__(self, identifier: int) -> None:
+        self._identifier = identifier
+
+    def __enter__(self) -> str:
+        self._address = syscalls.syscall("shmat", self._identifier, 0, 0)
+        maps = proc.parse_maps(proc.read(os.getpid(), "maps"))
+        vma = next(vma for vma in maps if vma.start == self._address)
+        return f"/proc/self/map_files/{vma.start:x}-{vma.end:x}"
+
+    def __exit__(self, *_: object) -> None:
+        syscalls.syscall("shmdt", self._address)
+
+
+# --- restore --------------------------------------------------------------------------------------------------------
+
+
+def _make(ctx: RestoreContext, segment: Segment) -> int:
+    """See to it that the segment is there, with its bytes; returns its size."""
+    size = segment.content.size_bytes
+    there = next(
+        (one for one in proc.sysv_segments() if one.identifier == segment.identifier), None
+    )
+    if there is None:
+        _create(segment)
+    elif (there.key, there.size_bytes) != (segment.key, size):
+        raise RestoreConflictError(
+            f"System V shared memory {segment.identifier} is another segment now; remove it (ipcrm -m) "
+            "and restore again"
+        )
+    elif there.attached:
+        ctx.note(
+            "shared memory", f"segment {segment.identifier} is in use by others: its bytes stay"
+        )
+        return size
+    _fill(ctx, segment)
+    return size
+
+
+def _create(segment: Segment) -> None:
+    flags = segment.mode | _IPC_CREAT | _IPC_EXCL
+    try:
+        with open(_NEXT_ID, "w", encoding="ascii") as file:
+            file.write(str(segment.identifier))
+        given = syscalls.syscall("shmget", segment.key, segment.content.size_bytes, flags)
+    except OSError as error:
+        raise RestoreConflictError(
+            f"System V shared memory with key {segment.key:#x} cannot be made: {error.strerror}; "
+            "remove the one in its place (ipcrm -M) and restore again",
+            error.errno or errno.EEXIST,
+        ) from error
+    if given != segment.identifier:
+        syscalls.syscall("shmctl", given, _IPC_RMID, 0)
+        raise RestoreConflictError(
+            f"System V shared memory cannot have the id {segment.identifier} here, only {given}; "
+            "remove segments (ipcrm) and restore again"
+        )
+    syscalls.shm_set_owner(given, segment.uid, segment.gid, segment.mode)
+
+
+def _fill(ctx: RestoreContext, segment: Segment) -> None:
+    size = segment.content.size_bytes
+    object_id = segment.content.object_id
+    with _Attached(segment.identifier) as link:
+        fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.truncate(fd, 0)
+        os.truncate(fd, size)
+
+        def write(offset: int, data: memoryview) -> None:
+            os.pwrite(fd, data[: size - offset], offset)
+
+        ctx.contents.copy_to(object_id, ctx.contents.data_ranges(object_id), write)
+    finally:
+        os.close(fd)
+
+
+def attach(ctx: RestoreContext, parts: Sequence[Part]) -> Iterator[Call]:
+    """Calls that attach what `parts` are of, at their addresses. Before other mappings: they may lie in its gaps."""
+    groups: dict[int, list[Part]] = {}
+    for part in parts:
+        groups.setdefault(part.start - part.offset, []).append(part)
+    for address, group in groups.items():
+        size: int = ctx.once(("sysv shm", group[0].identifier), _never_made)
+        flags = 0 if any(part.may_write for part in group) else _SHM_RDONLY
+        if any(part.protection & mmap.PROT_EXEC for part in group):
+            flags |= _SHM_EXEC
+        yield call("shmat", group[0].identifier, address, flags)
+        end = (address + size + PAGE_BYTES - 1) & -PAGE_BYTES
+        covered = merged((part.start, part.end) for part in group)
+        for start, stop in difference([(address, end)], covered):
+            yield call("munmap", start, stop - start)
+        for part in group:
+            yield call("mprotect", part.start, part.end - part.start, part.protection)
+
+
+def _never_made() -> int:
+    raise ImageError("an attached segment has no record; choose another generation")
