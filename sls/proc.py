@@ -380,6 +380,30 @@ def cgroup_mounts() -> dict[bytes, bytes]:
     return parse_cgroup_mounts(read(os.getpid(), "mountinfo"))
 
 
+# --- sockets --------------------------------------------------------------------------------------------------------
+
+
+def net_table(name: str) -> list[list[str]]:
+    """Rows of /proc/net/<name> of this process's network namespace, in words, without the heading."""
+    with open(f"/proc/net/{name}", encoding="ascii") as file:
+        return [line.split() for line in file.read().splitlines()[1:]]
+
+
+def has_netlink_dump(inode: int) -> bool:
+    """Whether the kernel is in the middle of answering a request over that netlink socket."""
+    return any(row[9] == str(inode) and row[6] != "0" for row in net_table("netlink"))
+
+
+def raw_remote(inode: int) -> bytes | None:
+    """The address that a raw socket is connected to, in network order; None when it is not."""
+    for name in ("raw", "raw6"):
+        for row in net_table(name):
+            if row[9] == str(inode) and row[3] == "01":
+                words = bytes.fromhex(row[2].partition(":")[0])
+                return b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+    return None
+
+
 # --- the machine ----------------------------------------------------------------------------------------------------
 
 NAMESPACES: Final = ("mnt", "net", "pid", "ipc", "uts", "user", "time", "cgroup")

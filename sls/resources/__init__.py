@@ -40,10 +40,13 @@ from sls.resources.inotify import Inotify, InotifyRecord
 from sls.resources.memfd import Memfd, MemfdRecord
 from sls.resources.memory import Memory, MemoryRecord, VmaKind, VmaRecord
 from sls.resources.namespaces import Namespaces, NamespacesRecord
+from sls.resources.netlink_socket import NetlinkSocket, NetlinkSocketRecord
+from sls.resources.other_socket import OtherSocket, OtherSocketRecord
 from sls.resources.pidfd import Pidfd, PidfdRecord
 from sls.resources.pipe import Pipe, PipeRecord
 from sls.resources.posix_timer import PosixTimers, PosixTimersRecord
 from sls.resources.process import Process, ProcessStateRecord
+from sls.resources.raw_socket import RawSocket, RawSocketRecord
 from sls.resources.refused import Refused
 from sls.resources.regular import Regular, RegularRecord
 from sls.resources.seccomp import Seccomp, SeccompRecord
@@ -109,6 +112,9 @@ FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
     TcpSocket(),
     UdpSocket(),
     UnixSocket(),
+    NetlinkSocket(),
+    RawSocket(),
+    OtherSocket(),  # behind every kind of socket
     Epoll(),  # last: what it watches is set up by then
 )
 
@@ -141,6 +147,9 @@ AnyFileRecord = (
     | TcpSocketRecord
     | UdpSocketRecord
     | UnixSocketRecord
+    | NetlinkSocketRecord
+    | RawSocketRecord
+    | OtherSocketRecord
     | EpollRecord
 )
 

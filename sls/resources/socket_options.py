@@ -15,10 +15,12 @@ from typing import Final, NamedTuple
 from sls.resources.base import OpenFile, Record, RestoreContext
 
 _SOL_UDP: Final = 17
+_SOL_NETLINK: Final = 270
 _INT: Final = 4
 _TIMEVAL: Final = 16
 _SO_SNDBUF, _SO_RCVBUF, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 7, 8, 32, 33
 _SO_PEEK_OFF: Final = 42
+_SO_TYPE, _SO_PROTOCOL, _SO_DOMAIN = 3, 38, 39
 
 # Numbers of include/uapi/asm-generic/socket.h; in the order in which they are set. SO_PRIORITY stands behind IP_TOS,
 # which changes it; the filters come last, by `_LOCKS`.
@@ -127,6 +129,7 @@ _TCP_UNCONNECTED: Final = (
     (30, _INT),  # TCP_FASTOPEN_CONNECT
 )
 _UDP: Final = tuple((number, _INT) for number in (1, 100, 101, 102, 103, 104))
+_NETLINK: Final = tuple((number, _INT) for number in (3, 4, 5, 8, 10, 11, 12))
 _PRIORITY: Final = ((12, _INT),)  # SO_PRIORITY
 
 
@@ -167,9 +170,16 @@ def inode_of(file: OpenFile) -> int:
 
 
 def socket_kind(file: OpenFile) -> SocketKind:
-    """Family, type and protocol."""
-    with socket_view(file.descriptor) as view:
-        return SocketKind(view.family, view.type, view.proto)
+    """Family, type and protocol. Python looks at the name of a socket whose family it is not told: some have none."""
+    view = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=file.descriptor)
+    try:
+        numbers = (
+            view.getsockopt(socket.SOL_SOCKET, number)
+            for number in (_SO_DOMAIN, _SO_TYPE, _SO_PROTOCOL)
+        )
+        return SocketKind(*numbers)
+    finally:
+        view.detach()
 
 
 def _table(kind: SocketKind, *, is_connected: bool) -> Iterator[tuple[int, int, int]]:
@@ -186,6 +196,8 @@ def _table(kind: SocketKind, *, is_connected: bool) -> Iterator[tuple[int, int, 
                 groups.append((socket.IPPROTO_TCP, _TCP_UNCONNECTED))
         if kind.protocol == socket.IPPROTO_UDP:
             groups.append((_SOL_UDP, _UDP))
+    if kind.domain == socket.AF_NETLINK:
+        groups.append((_SOL_NETLINK, _NETLINK))
     groups.append((socket.SOL_SOCKET, _PRIORITY))
     for level, options in groups:
         for number, size in options:
