@@ -5,7 +5,7 @@ user must be allowed to do himself. Errors are RefusedError (EPERM). Stateless.
 """
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from slfs.errors import RefusedError
@@ -37,7 +37,7 @@ def check_may_trace(caller: Caller, pids: Iterable[int]) -> None:
         return
     for pid in pids:
         try:
-            fields = proc.parse_fields(proc.read(pid, "status"))
+            fields = proc.status(pid)
         except (TaskDiedError, OSError):
             continue
         if not _is_traceable(caller, fields):
@@ -48,7 +48,7 @@ def check_may_trace(caller: Caller, pids: Iterable[int]) -> None:
             )
 
 
-def _is_traceable(caller: Caller, fields: dict[str, str]) -> bool:
+def _is_traceable(caller: Caller, fields: Mapping[str, str]) -> bool:
     uids = {int(word) for word in fields["Uid"].split()[:3]}
     gids = {int(word) for word in fields["Gid"].split()[:3]}
     capabilities = int(fields["CapPrm"], 16)

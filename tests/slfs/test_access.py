@@ -25,12 +25,14 @@ def test_a_user_may_trace_his_own_only() -> None:
     ) as process:  # fmt: skip
         assert process.stdout is not None
         process.stdout.readline()
-        check_may_trace(Caller(12345, 12345, 1), [process.pid, 4194304])
-        for stranger in (Caller(12346, 12345, 1), Caller(12345, 1, 1)):
-            with pytest.raises(RefusedError) as caught:
-                check_may_trace(stranger, [process.pid])
-            assert caught.value.errno == errno.EPERM
-        process.kill()
+        try:
+            check_may_trace(Caller(12345, 12345, 1), [process.pid, 4194304])
+            for stranger in (Caller(12346, 12345, 1), Caller(12345, 1, 1)):
+                with pytest.raises(RefusedError) as caught:
+                    check_may_trace(stranger, [process.pid])
+                assert caught.value.errno == errno.EPERM
+        finally:
+            process.kill()
     with pytest.raises(RefusedError):
         check_may_trace(Caller(12345, 12345, 1), [os.getpid()])
 
