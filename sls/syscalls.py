@@ -660,6 +660,19 @@ def is_epoll_target(epoll: tuple[int, int], target: tuple[int, int], number: int
         return False
 
 
+# --- files ----------------------------------------------------------------------------------------------------------
+
+_STATFS_BYTES: Final = 120
+MQUEUE_MAGIC: Final = 0x19800202
+
+
+def filesystem_type(fd: int) -> int:
+    """f_type of fstatfs(2): the magic number of the file's filesystem."""
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    syscall("fstatfs", fd, ctypes.addressof(buffer))
+    return int.from_bytes(buffer.raw[:8], "little")
+
+
 # --- file handles ---------------------------------------------------------------------------------------------------
 
 _HANDLE_LIMIT_BYTES: Final = 128

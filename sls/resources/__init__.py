@@ -48,7 +48,7 @@ from sls.resources.posix_timer import PosixTimers, PosixTimersRecord
 from sls.resources.process import Process, ProcessStateRecord
 from sls.resources.raw_socket import RawSocket, RawSocketRecord
 from sls.resources.refused import Refused
-from sls.resources.regular import Regular, RegularRecord
+from sls.resources.regular import ProcFile, ProcFileRecord, Regular, RegularRecord
 from sls.resources.seccomp import Seccomp, SeccompRecord
 from sls.resources.signalfd import Signalfd, SignalfdRecord
 from sls.resources.signals import (
@@ -99,6 +99,7 @@ THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (
 FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
     Refused(),
     Memfd(),
+    ProcFile(),
     Regular(),
     Device(),
     PtyMaster(),
@@ -135,6 +136,7 @@ AnyThreadRecord = ThreadStateRecord | ThreadSignalsRecord | SeccompRecord | Cred
 AnyFileRecord = (
     RegularRecord
     | MemfdRecord
+    | ProcFileRecord
     | DeviceRecord
     | PtyMasterRecord
     | TtyRecord

@@ -5,9 +5,11 @@ A directory's position is its offset as well. O_PATH descriptors of anything wit
 
 import errno
 import os
+import re
 import stat
 from typing import Final
 
+from sls import syscalls
 from sls.errors import RestoreConflictError
 from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, RestoreContext
 from sls.resources.nameless import (
@@ -18,6 +20,8 @@ from sls.resources.nameless import (
     other_name,
 )
 
+_OF_A_PROCESS: Final = re.compile(rb"/proc/\d+(/|$)")
+_QUEUE_BYTES: Final = 80  # FILENT_SIZE of ipc/mqueue.c
 _CREATION_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 # O_TMPFILE includes O_DIRECTORY, which no deleted file has; the link in /proc is a link indeed
 _REOPEN_FLAGS: Final = ~(os.O_TMPFILE | os.O_NOFOLLOW)
@@ -46,12 +50,18 @@ class Regular(FileType[RegularRecord]):
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> RegularRecord:
         path, inode = file.target, None
+        if _is_message_queue(file):
+            raise file.unsupported(
+                f"{path.decode(errors='replace')}: a POSIX message queue is not supported"
+            )
         if is_nameless(path, file.stat):
             found = other_name(path, file.stat)
             if found is None:
                 inode = _capture_deleted(ctx, file)
             else:
                 path = found
+        else:
+            _refuse_unreachable(file)
         is_file = stat.S_ISREG(file.stat.st_mode)
         return RegularRecord(
             file_id=file.file_id,
@@ -84,6 +94,45 @@ class Regular(FileType[RegularRecord]):
                 os.close(fd)
                 raise
         return fd
+
+
+def _is_message_queue(file: OpenFile) -> bool:
+    """mq_open(3): its link is its name, `/NAME`, wherever the filesystem is mounted, and its size is 80 bytes."""
+    return (
+        file.target.rfind(b"/") == 0
+        and file.stat.st_size == _QUEUE_BYTES
+        and syscalls.filesystem_type(file.descriptor) == syscalls.MQUEUE_MAGIC
+    )
+
+
+class ProcFileRecord(RegularRecord, frozen=True, tag="proc-file"):
+    """A file of a process in /proc."""
+
+
+class ProcFile(Regular):
+    """Files and directories in /proc/<pid>: opened once the processes are there."""
+
+    record = ProcFileRecord
+    is_late = True
+
+    def matches(self, file: OpenFile) -> bool:
+        return bool(_OF_A_PROCESS.match(file.target)) and super().matches(file)
+
+    def capture(self, ctx: CaptureContext, file: OpenFile) -> ProcFileRecord:
+        record = super().capture(ctx, file)
+        return ProcFileRecord(**{name: getattr(record, name) for name in record.__struct_fields__})
+
+
+def _refuse_unreachable(file: OpenFile) -> None:
+    """The path must lead to the file: it does not below a mount that hides it."""
+    try:
+        found = os.lstat(file.target) if stat.S_ISLNK(file.stat.st_mode) else os.stat(file.target)
+        is_same = (found.st_dev, found.st_ino) == (file.stat.st_dev, file.stat.st_ino)
+    except OSError:
+        is_same = False
+    if not is_same:
+        name = file.target.decode(errors="replace")
+        raise file.unsupported(f"{name} cannot be reached by that path; a mount hides it")
 
 
 def _capture_deleted(ctx: CaptureContext, file: OpenFile) -> Nameless:

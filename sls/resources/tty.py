@@ -35,6 +35,7 @@ _MASTER: Final = os.makedev(5, 2)
 _CURRENT: Final = os.makedev(5, 0)  # /dev/tty
 _TTY_MAJORS: Final = (4, 5, *range(136, 144), 204, 229)
 _SLAVE_MAJORS: Final = range(136, 144)
+_STANDARD_ERROR: Final = 2
 _NUMBER_TRIES: Final = 4096
 
 # asm-generic/ioctls.h
@@ -163,7 +164,8 @@ class Tty(FileType[TtyRecord]):
         flags = record.flags | os.O_NOCTTY | os.O_CLOEXEC
         if terminal.is_inside:
             return _open_slave(_pair(ctx, _index(terminal.device)), flags)
-        if not ctx.terminal and _is_still_there(ctx, terminal):
+        is_standard = record.number <= _STANDARD_ERROR
+        if not (ctx.terminal and is_standard) and _is_still_there(ctx, terminal):
             return os.open(terminal.path, flags | os.O_NONBLOCK)
         if ctx.terminal:
             return _stand_in(ctx, record, flags)

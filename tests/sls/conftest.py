@@ -1,6 +1,6 @@
 """Fixtures over the driver of self-checking programs: `kept` runs three ways, `refused` proves a refusal by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,7 @@ class Kept(Protocol):
         *case: object,
         descriptors: Mapping[int, int] | None = None,
         between: Callable[[], None] | None = None,
+        terminal: Sequence[int] = (),
     ) -> Outcome: ...
 
 
@@ -35,13 +36,21 @@ class _Keeper:
         *case: object,
         descriptors: Mapping[int, int] | None = None,
         between: Callable[[], None] | None = None,
+        terminal: Sequence[int] = (),
     ) -> Outcome:
         command = [
             *command_of(program, self._binaries),
             str(self._directory / "go"),
             *map(str, case),
         ]
-        outcome = run(command, self._directory, self.way, descriptors=descriptors, between=between)
+        outcome = run(
+            command,
+            self._directory,
+            self.way,
+            descriptors=descriptors,
+            between=between,
+            terminal=terminal,
+        )
         if outcome.failure:
             pytest.fail(f"{program} {' '.join(map(str, case))}: {outcome.failure}", pytrace=False)
         return outcome

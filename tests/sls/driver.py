@@ -80,11 +80,12 @@ def run(
     *,
     descriptors: Mapping[int, int] | None = None,
     between: Callable[[], None] | None = None,
+    terminal: Sequence[int] = (),
 ) -> Outcome:
     """Run `command` (see `command_of`) one way in a process of its own; files go to `directory`.
 
     `descriptors`: number in the program → descriptor of this process. `between`: called while the program is dead,
-    or, where it is never killed, before go.
+    or, where it is never killed, before go. `terminal`: the restorer's descriptors 0, 1, 2.
     """
     read_end, write_end = os.pipe()
     pid = os.fork()
@@ -92,7 +93,7 @@ def run(
         outcome = Outcome(failure="the driver died")
         try:
             os.close(read_end)
-            outcome = _Run(command, directory, way, descriptors or {}, between).outcome()
+            outcome = _Run(command, directory, way, descriptors or {}, between, terminal).outcome()
         except BaseException:  # noqa: BLE001  # whatever it is, the parent shows it
             outcome = Outcome(failure=traceback.format_exc())
         finally:
@@ -129,7 +130,9 @@ class _Run:
         way: Way,
         descriptors: Mapping[int, int],
         between: Callable[[], None] | None,
+        terminal: Sequence[int],
     ) -> None:
+        self._terminal = terminal
         self._command = list(command)
         self._go = directory / "go"
         self._output = directory / "output"
@@ -234,7 +237,7 @@ class _Run:
             self._between()
             kept = image.decode(image.encode(capture.image))
             assert kept == capture.image, "what is decoded is what was encoded"
-            self._notes += restore(kept, contents).notes
+            self._notes += restore(kept, contents, terminal=self._terminal).notes
 
     def be_refused(self) -> None:
         before = [_visible_state(pid) for pid in self._tree()]

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from tests.sls.conftest import Kept
+from tests.sls.conftest import Kept, Refused
 
 
 def test_210_file_offset(kept: Kept) -> None:
@@ -22,3 +22,11 @@ def test_file_that_vanished(conflict: Kept, tmp_path: Path) -> None:
 def test_file_that_shrank(conflict: Kept, tmp_path: Path) -> None:
     outcome = conflict("regular.py", between=lambda: os.truncate(tmp_path / "lines", 4))
     assert f"{tmp_path}/lines has 4 bytes, 10 at the checkpoint" in outcome.refusal
+
+
+def test_files_of_proc(kept: Kept) -> None:
+    kept("proc_file.py")
+
+
+def test_x26_message_queue_is_refused(refused: Refused) -> None:
+    assert "POSIX message queue" in refused("message_queue.c")

@@ -2,6 +2,8 @@
 
 import os
 import pty
+import termios
+import tty
 
 import pytest
 
@@ -23,3 +25,17 @@ def test_terminal_whose_master_is_outside(kept: Kept) -> None:
     finally:
         os.close(master)
         os.close(slave)
+
+
+def test_terminal_that_is_gone_is_the_restorers(restored: Kept) -> None:
+    """The program has it as standard input; its settings go over to the terminal that stands in."""
+    old_master, old = pty.openpty()
+    master, slave = pty.openpty()
+    try:
+        tty.setraw(old)
+        os.write(master, b"hello\n")
+        restored("tty_outside.py", "stand-in", descriptors={0: old}, terminal=(slave, slave, slave))
+        assert not termios.tcgetattr(slave)[3] & termios.ICANON
+    finally:
+        for fd in (old_master, old, master, slave):
+            os.close(fd)
