@@ -6,6 +6,7 @@ what would be right. Knows no filesystem and no process. Standard library only; 
 """
 
 import errno
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ MOUNT_VARIABLE: Final = "SLFS_MOUNT"
 PARTITIONS: Final = "partitions"
 GENERATIONS: Final = "generations"
 FILES: Final = "files"
+TAGS: Final = "tags"
 LATEST: Final = "latest"
 
 OID_MIN: Final = 1
@@ -28,6 +30,8 @@ RETAIN_MAX: Final = 2**31 - 1
 NAME_MAX_BYTES: Final = 255
 COMMAND_MAX_BYTES: Final = 4096
 EPOCH_MAX: Final = 2**63 - 1
+
+_THINNING_TERM: Final = re.compile(r"0*[1-9][0-9]{0,5}(ms|s|m|h|d|w):0*[1-9][0-9]{0,5}")
 
 
 class File(StrEnum):
@@ -89,6 +93,14 @@ class Restore:
     terminal: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """The words of `retain`: the `count` newest (0: all), or, with a `rule`, those that its terms want."""
+
+    count: int = 0
+    rule: str = ""
+
+
 @dataclass(frozen=True)
 class Restored:
     """What `restore` reads as: the last restore's generation and pids."""
@@ -112,6 +124,17 @@ def words(data: bytes) -> list[str]:
     if any(not character.isprintable() for word in found for character in word):
         raise ProtocolError("a word holds an unprintable character")
     return found
+
+
+def parse_text(name: bytes) -> str:
+    """A name as text of printable characters. Raises ProtocolError."""
+    try:
+        text = name.decode()
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"{name!r} is not text; use UTF-8") from error
+    if not text.isprintable():
+        raise ProtocolError(f"{text!r} holds an unprintable character")
+    return text
 
 
 def _shown(word: str) -> str:
@@ -218,9 +241,33 @@ def parse_period(data: bytes) -> int:
     return parse_number(_only_word(data, "milliseconds"), "a period in ms", 0, PERIOD_MAX_MS)
 
 
-def parse_retain(data: bytes) -> int:
-    """How many generations to keep; 0 for all."""
-    return parse_number(_only_word(data, "a number"), "a number to retain", 0, RETAIN_MAX)
+def parse_retain(data: bytes) -> Retention:
+    """How many generations to keep (0 for all), or INTERVAL:COUNT terms such as `1s:60 1m:60 1h:24`."""
+    given = words(data)
+    if given and all(":" in word for word in given):
+        for word in given:
+            if not _THINNING_TERM.fullmatch(word):
+                raise ProtocolError(
+                    f"{_shown(word)} is no term; write INTERVAL:COUNT such as 1s:60 1m:60 1h:24, "
+                    "in ms, s, m, h, d or w"
+                )
+        return Retention(rule=" ".join(given))
+    word = _only_word(data, "a number or terms such as 1s:60 1m:60")
+    return Retention(count=parse_number(word, "a number to retain", 0, RETAIN_MAX))
+
+
+def parse_tag_target(target: bytes) -> int:
+    """The generation that a tag's link leads to: `../generations/<n>`."""
+    try:
+        head, _, epoch = target.decode().removesuffix("/").rpartition("/")
+        if head == f"../{GENERATIONS}":
+            return parse_epoch(epoch)
+    except ValueError:
+        pass
+    raise ProtocolError(
+        f"{_shown(repr(target)[2:-1])} is no place of a generation; "
+        f"make tags by: ln -s ../{GENERATIONS}/3 {TAGS}/good"
+    )
 
 
 def parse_mode(data: bytes) -> Mode:

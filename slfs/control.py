@@ -174,6 +174,16 @@ def _set(
     entry.note(f"{field} set to {value}")
 
 
+def _read_retention(entry: Entry) -> bytes:
+    return f"{entry.settings.thin or entry.settings.retain}\n".encode()
+
+
+def _retain(entry: Entry, _caller: Caller, value: protocol.Retention) -> None:
+    settings = msgspec.structs.replace(entry.settings, retain=value.count, thin=value.rule)
+    entry.configure(settings)
+    entry.note(f"retain set to {value.rule or value.count}")
+
+
 def _setting(field: str, parse: Parser, convert: Callable[[Any], Any]) -> Verb:
     return Verb(partial(_read_setting, field), parse, partial(_set, field, convert))
 
@@ -216,7 +226,7 @@ VERBS: Final[dict[File, Verb]] = {
     File.PERIOD: _setting("period_ms", protocol.parse_period, int),
     File.MODE: _setting("mode", protocol.parse_mode, Mode),
     File.BACKEND: _setting("backend", protocol.parse_backend, Backend),
-    File.RETAIN: _setting("retain", protocol.parse_retain, int),
+    File.RETAIN: Verb(_read_retention, protocol.parse_retain, _retain),
     File.STATUS: Verb(_read_status),
     File.STATS: Verb(_read_statistics),
     File.LOG: Verb(_read_log),

@@ -33,6 +33,7 @@ from pyfuse3 import (
     StatvfsData,
 )
 
+from libsls import protocol
 from libsls.protocol import File
 from slfs.access import Caller
 from slfs.commands import Commands
@@ -43,12 +44,14 @@ from slfs.files.operations import FileOperations
 from slfs.files.router import Router
 from slfs.generations import GenerationsDirectory
 from slfs.inodes import (
+    Attributes,
     ControlFile,
     Directory,
     FilesDirectory,
     Handle,
     InodeTable,
     Node,
+    Parts,
     RegularFile,
     RootDirectory,
     Symlink,
@@ -57,6 +60,7 @@ from slfs.mounting import check_mountpoint, open_store
 from slfs.options import USAGE, MountRequest, UsageError, parse_command_line
 from slfs.processes import Within
 from slfs.registry import Registry
+from slfs.tags import TagsDirectory
 from slfs.top import TOP_FILES
 from slos.errors import SlosError
 
@@ -65,6 +69,12 @@ logger = logging.getLogger("slfs")
 MAX_READERS: Final = 16  # threads that read the store for open and readdir
 LASTING_SECONDS: Final = 60.0
 BLOCK_BYTES: Final = 4096
+LISTED_AT_ONCE: Final = 64  # names of a listing that one turn of a reader looks up
+
+PARTS: Final[Parts] = {
+    protocol.GENERATIONS: GenerationsDirectory,
+    protocol.TAGS: TagsDirectory,
+}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -117,7 +127,7 @@ class Filesystem(pyfuse3.Operations):
         self.registry = registry
         self.trees = FileOperations()
         self._commands = commands
-        self._inodes = InodeTable(RootDirectory(registry, TOP_FILES, GenerationsDirectory))
+        self._inodes = InodeTable(RootDirectory(registry, TOP_FILES, PARTS))
         self._readers = trio.CapacityLimiter(MAX_READERS)
         self._files: dict[int, OpenFile] = {}
         self._directories: dict[int, OpenDirectory] = {}
@@ -162,21 +172,14 @@ class Filesystem(pyfuse3.Operations):
         entry.st_ino = self._inodes.remember(node)
         return entry
 
+    async def _listed_entry(self, node: Node, attributes: Attributes | None) -> EntryAttributes:
+        """`_entry` of a node whose attributes are known."""
+        if attributes is None:
+            return await self._entry(node)
+        return _to_entry(attributes, self._inodes.remember(node))
+
     async def _attributes(self, node: Node, inode: int) -> EntryAttributes:
-        attributes = await self._run(node, node.attributes)
-        entry = EntryAttributes()
-        entry.st_ino = inode
-        entry.st_mode = attributes.mode
-        entry.st_nlink = attributes.links
-        entry.st_uid = attributes.owner.uid
-        entry.st_gid = attributes.owner.gid
-        entry.st_size = attributes.size
-        entry.st_blksize = attributes.block_bytes
-        stored = attributes.size if attributes.stored_bytes is None else attributes.stored_bytes
-        entry.st_blocks = -(-stored // 512)
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = attributes.time_ns
-        entry.attr_timeout = entry.entry_timeout = LASTING_SECONDS if attributes.is_lasting else 0
-        return entry
+        return _to_entry(await self._run(node, node.attributes), inode)
 
     @answers_errno
     async def lookup(
@@ -243,7 +246,8 @@ class Filesystem(pyfuse3.Operations):
 
     @answers_errno
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        raise self._directory(parent_inode).refuse("unlink")
+        directory = self._directory(parent_inode)
+        await self._run(directory, directory.remove_file, name, _caller(ctx))
 
     @answers_errno
     async def mknod(
@@ -271,7 +275,9 @@ class Filesystem(pyfuse3.Operations):
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        raise self._directory(parent_inode).refuse("symlink")
+        directory = self._directory(parent_inode)
+        node = await self._run(directory, directory.make_symlink, name, target, _caller(ctx))
+        return await self._entry(node)
 
     @answers_errno
     async def link(
@@ -293,7 +299,10 @@ class Filesystem(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        raise self._directory(parent_inode_old).refuse("rename")
+        directory = self._directory(parent_inode_old)
+        if directory.identity != self._directory(parent_inode_new).identity:
+            raise directory.refuse("rename")
+        await self._run(directory, directory.rename_within, name_old, name_new, flags, _caller(ctx))
 
     # --- files ---
 
@@ -372,15 +381,15 @@ class Filesystem(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         listing = self._directories[fh]
         directory = listing.node
-        for index in range(start_id, len(listing.names)):
-            name = listing.names[index]
-            node = await self._run(directory, directory.lookup, name)
-            if node is None:
-                continue  # deleted since opendir
-            entry = await self._entry(node)
-            if not pyfuse3.readdir_reply(token, FileNameT(name), entry, index + 1):
-                await self.router.forget([(entry.st_ino, 1)])
-                return
+        for start in range(start_id, len(listing.names), LISTED_AT_ONCE):
+            names = listing.names[start : start + LISTED_AT_ONCE]
+            found = await self._run(directory, _look_up, directory, names)
+            for index, name, node, attributes in found:
+                entry = await self._listed_entry(node, attributes)
+                reply = (token, FileNameT(name), entry, start + index + 1)
+                if not pyfuse3.readdir_reply(*reply):
+                    await self.router.forget([(entry.st_ino, 1)])
+                    return
 
     async def releasedir(self, fh: FileHandleT) -> None:
         del self._directories[fh]
@@ -399,6 +408,38 @@ class Filesystem(pyfuse3.Operations):
         data.f_files = statistics.generations
         data.f_namemax = 255
         return data
+
+
+def _to_entry(attributes: Attributes, inode: int) -> EntryAttributes:
+    """What stat(2) tells, as the kernel takes it."""
+    entry = EntryAttributes()
+    entry.st_ino = inode
+    entry.st_mode = attributes.mode
+    entry.st_nlink = attributes.links
+    entry.st_uid = attributes.owner.uid
+    entry.st_gid = attributes.owner.gid
+    entry.st_size = attributes.size
+    entry.st_blksize = attributes.block_bytes
+    stored = attributes.size if attributes.stored_bytes is None else attributes.stored_bytes
+    entry.st_blocks = -(-stored // 512)
+    entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = attributes.time_ns
+    entry.attr_timeout = entry.entry_timeout = LASTING_SECONDS if attributes.is_lasting else 0
+    return entry
+
+
+Found = list[tuple[int, bytes, Node, Attributes | None]]
+
+
+def _look_up(directory: Directory, names: Sequence[bytes]) -> Found:
+    """Place, name, node and attributes of those names that are still there; a tree of files tells its own."""
+    found: Found = []
+    for index, name in enumerate(names):
+        node = directory.lookup(name)
+        if isinstance(node, FilesDirectory):
+            found.append((index, name, node, None))
+        elif node is not None:
+            found.append((index, name, node, node.listed_attributes()))
+    return found
 
 
 def _refuse_own(node: Node, ctx: RequestContext) -> None:

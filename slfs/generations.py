@@ -1,7 +1,8 @@
 """Generations as directories: read-only, whole, one a checkpoint.
 
     generations/latest -> <n>
-    generations/<n>/info report processes/<pid>/…
+    generations/<n>/info report diff processes/<pid>/…
+    generations/<a>..<b>        what differs; not listed
 
 Everything is made from the store when looked at; nothing is kept here. All of it is slow: call it
 from a worker thread. Changes are refused with EROFS, but rmdir of a generation deletes it.
@@ -18,6 +19,7 @@ from libsls import protocol
 from libsls.protocol import ProtocolError
 from slfs.access import Caller
 from slfs.control import to_json
+from slfs.differences import render_diff, render_parent_diff
 from slfs.errors import RefusedError
 from slfs.inodes import Attributes, Directory, FilesDirectory, Node, Symlink, TextFile
 from slfs.journal import format_time
@@ -56,8 +58,20 @@ class GenerationsDirectory(Directory):
     def lookup(self, name: bytes) -> Node | None:
         if name == protocol.LATEST.encode():
             return LatestLink(self._entry) if self._entry.newest() else None
+        if b".." in name:
+            return self._comparison(name)
         info = self._find(name)
         return GenerationDirectory(self._entry, info) if info else None
+
+    def _comparison(self, name: bytes) -> Node | None:
+        """`<a>..<b>`; `latest` for either."""
+        newest = b"%d" % self._entry.newest()
+        names = [newest if one == protocol.LATEST.encode() else one for one in name.split(b"..")]
+        found = [self._find(one) for one in names]
+        if len(found) != 2 or found[0] is None or found[1] is None:
+            return None
+        old, new = found[0], found[1]
+        return DiffFile(self._entry, new, lambda entry, info: render_diff(entry, old, info), name)
 
     def _find(self, name: bytes) -> GenerationInfo | None:
         try:
@@ -74,7 +88,12 @@ class GenerationsDirectory(Directory):
         info = self._find(name)
         if info is None:
             raise RefusedError(f"no generation {name!r}; list generations", errno.ENOENT)
-        self._entry.store.delete_generation(self._entry.oid, info.epoch)
+        events = self._entry.events
+        try:
+            self._entry.delete_generation(info.epoch)
+        except RefusedError as error:
+            self._entry.note_error(str(error), since=events)
+            raise
         self._entry.note(f"generation {info.epoch} deleted")
 
 
@@ -109,7 +128,7 @@ class GenerationDirectory(Within, Directory):
     """generations/<n>/"""
 
     def attributes(self) -> Attributes:
-        return self.attributes_of(stat.S_IFDIR | 0o500)
+        return self.attributes_of(stat.S_IFDIR | 0o700)
 
     def names(self) -> Sequence[bytes]:
         return [name.encode() for name in _PARTS]
@@ -137,10 +156,17 @@ class GenerationFile(Within, TextFile):
 
     def attributes(self) -> Attributes:
         # True sizes: cp, tar and rsync read as much as stat says. A name may still change.
-        return self.attributes_of(stat.S_IFREG | 0o400, len(self.render()), is_lasting=False)
+        return self.attributes_of(stat.S_IFREG | 0o600, len(self.render()), is_lasting=False)
 
     def render(self) -> bytes:
         return self._render(self.entry, self.info)
+
+
+class DiffFile(GenerationFile):
+    """A text that is slow to make: a listing does not ask for its size."""
+
+    def listed_attributes(self) -> Attributes:
+        return self.attributes_of(stat.S_IFREG | 0o600, is_lasting=False)
 
 
 def render_info(entry: Entry, info: GenerationInfo) -> bytes:
@@ -174,6 +200,7 @@ def _make_file(name: str, render: Renderer) -> Callable[[Entry, GenerationInfo],
 _PARTS: Final[dict[str, Callable[[Entry, GenerationInfo], Node]]] = {
     "info": _make_file("info", render_info),
     "report": _make_file("report", render_report),
+    "diff": lambda entry, info: DiffFile(entry, info, render_parent_diff, "diff"),
     "processes": ProcessesDirectory,
-}
     protocol.FILES: lambda entry, info: FilesDirectory(entry, files_epoch(info)),
+}

@@ -3,6 +3,7 @@
     /README /status /metrics
     /partitions/<oid>/<control file>
     /partitions/<oid>/generations/…      (slfs.generations)
+    /partitions/<oid>/tags/…             (slfs.tags)
 
 A node is a small value made at each lookup; `identity` says which nodes are the same file, and
 `InodeTable` gives each identity a number for as long as the kernel remembers it. Nodes that touch
@@ -12,7 +13,7 @@ the store are `is_slow`: call their methods from a worker thread. The table belo
 import errno
 import itertools
 import stat
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
@@ -202,7 +203,7 @@ class StaticFile(TextFile):
 
 
 TopFiles = dict[str, Callable[[Registry], bytes]]
-GenerationsMaker = Callable[[Entry], Directory]
+Parts = Mapping[str, Callable[[Entry], Directory]]  # directories of a partition, by name
 
 
 class RootDirectory(Directory):
@@ -210,12 +211,10 @@ class RootDirectory(Directory):
 
     identity: Final = ("root",)
 
-    def __init__(
-        self, registry: Registry, files: TopFiles, make_generations: GenerationsMaker
-    ) -> None:
+    def __init__(self, registry: Registry, files: TopFiles, parts: Parts) -> None:
         self._registry = registry
         self._files = files
-        self._partitions = PartitionsDirectory(registry, make_generations)
+        self._partitions = PartitionsDirectory(registry, parts)
 
     def attributes(self) -> Attributes:
         return Attributes(mode=stat.S_IFDIR | 0o755, links=3, time_ns=self._registry.started_ns)
@@ -238,9 +237,9 @@ class PartitionsDirectory(Directory):
     # Durable on return: mkdir and rmdir wait for the disk. So does a lookup, for their lock at most.
     is_slow = True
 
-    def __init__(self, registry: Registry, make_generations: GenerationsMaker) -> None:
+    def __init__(self, registry: Registry, parts: Parts) -> None:
         self._registry = registry
-        self._make_generations = make_generations
+        self._parts = parts
 
     def attributes(self) -> Attributes:
         # Sticky: anyone may create a partition, only its owner may delete it.
@@ -254,7 +253,7 @@ class PartitionsDirectory(Directory):
         return [b"%d" % oid for oid in self._registry.oids()]
 
     def _node(self, entry: Entry) -> "PartitionDirectory":
-        return PartitionDirectory(entry, self._make_generations)
+        return PartitionDirectory(entry, self._parts)
 
     def lookup(self, name: bytes) -> Node | None:
         try:
@@ -281,9 +280,9 @@ class PartitionsDirectory(Directory):
 class PartitionDirectory(Directory):
     """/partitions/<oid>: its control files and its generations. For its owner alone."""
 
-    def __init__(self, entry: Entry, make_generations: GenerationsMaker) -> None:
+    def __init__(self, entry: Entry, parts: Parts) -> None:
         self.entry = entry
-        self._make_generations = make_generations
+        self._parts = parts
 
     @property
     def identity(self) -> Hashable:
@@ -298,15 +297,15 @@ class PartitionDirectory(Directory):
         )
 
     def names(self) -> Sequence[bytes]:
-        own = (protocol.GENERATIONS, protocol.FILES)
+        own = (*self._parts, protocol.FILES)
         return [name.encode() for name in (*(file.value for file in VERBS), *own)]
 
     def lookup(self, name: bytes) -> Node | None:
         if self.entry.is_deleted:
             return None
         text = name.decode(errors="replace")
-        if text == protocol.GENERATIONS:
-            return self._make_generations(self.entry)
+        if text in self._parts:
+            return self._parts[text](self.entry)
         if text == protocol.FILES:
             return FilesDirectory(self.entry)
         return ControlFile(self.entry, File(text)) if text in list(File) else None

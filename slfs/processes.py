@@ -88,7 +88,7 @@ class ProcessesDirectory(Within, Directory):
         super().__init__(entry, info, "processes")
 
     def attributes(self) -> Attributes:
-        return self.attributes_of(stat.S_IFDIR | 0o500)
+        return self.attributes_of(stat.S_IFDIR | 0o700)
 
     def names(self) -> Sequence[bytes]:
         return [b"%d" % one.pid for one in images.get(self.entry, self.info.epoch).processes]
@@ -153,7 +153,7 @@ class ViewDirectory(Within, Directory):
         self._contents = contents
 
     def attributes(self) -> Attributes:
-        return self.attributes_of(stat.S_IFDIR | 0o500)
+        return self.attributes_of(stat.S_IFDIR | 0o700)
 
     def names(self) -> Sequence[bytes]:
         return [name.encode() for name in self._contents]
@@ -174,7 +174,7 @@ class ViewFile(Within, TextFile):
 
     def attributes(self) -> Attributes:
         # True sizes: cp, tar and rsync read as much as stat says.
-        mode = 0o400 if self._view.is_private else 0o444
+        mode = 0o600 if self._view.is_private else 0o644
         return self.attributes_of(stat.S_IFREG | mode, len(self.render()))
 
     def render(self) -> bytes:

@@ -8,6 +8,7 @@ import errno
 import itertools
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from slfs.errors import EXPECTED_ERRORS, RefusedError
 from slfs.files.snapshot import LiveFiles
 from slfs.journal import Journal
 from slfs.watch import Watch
+from slos.errors import SlosError
 from slos.memstore import MemoryStore
 from slos.store import Store
 from sls.filetree import files_epoch
@@ -50,6 +52,7 @@ class Properties(msgspec.Struct, frozen=True, kw_only=True):
     gid: int = 0
     created_ns: int = 0
     settings: Settings = Settings()
+    tags: dict[str, int] = {}  # name → epoch; msgspec copies it
 
 
 class Entry:
@@ -80,12 +83,14 @@ class Entry:
         self.is_deleted = False
         self.turn = trio.Lock()
         self.busy = ""  # the command under way
+        self._properties_lock = threading.Lock()
         self._durable_store = store
         self._make_partition = make_partition
         self.store: Store
         self.partition: LivePartition
         self.files = LiveFiles(store, oid, (properties.uid, properties.gid), self._file_epochs)
         self._open(properties.settings)
+        self._load_tags()
 
     def _file_epochs(self) -> list[int]:
         return [files_epoch(info) for info in self.store.generations(self.oid)]
@@ -112,9 +117,14 @@ class Entry:
             self._change_backend(settings)
         else:
             self.partition.configure(settings)
-        self.properties = msgspec.structs.replace(self.properties, settings=settings)
-        self._durable_store.set_properties(self.oid, msgspec.json.encode(self.properties))
+        with self._properties_lock:
+            self._keep(msgspec.structs.replace(self.properties, settings=settings))
         self.status_watch.advance()
+
+    def _keep(self, properties: Properties) -> None:
+        """Make properties valid and durable. Under the lock."""
+        self._durable_store.set_properties(self.oid, msgspec.json.encode(properties))
+        self.properties = properties
 
     def _change_backend(self, settings: Settings) -> None:
         if self.partition.members() or self.newest():
@@ -125,6 +135,49 @@ class Entry:
             )
         self.partition.close()
         self._open(settings)
+
+    # --- tags ---
+
+    @property
+    def tags(self) -> dict[str, int]:
+        """Names of generations; do not change it."""
+        return self.properties.tags
+
+    def _load_tags(self) -> None:
+        """Pin what is tagged. A store in memory has lost its generations, and with them their tags."""
+        known = {info.epoch for info in self.store.generations(self.oid)}
+        tags = {name: epoch for name, epoch in self.tags.items() if epoch in known}
+        self.properties = msgspec.structs.replace(self.properties, tags=tags)
+        self.partition.pin(frozenset(tags.values()))
+
+    def change_tags(self, change: Callable[[dict[str, int]], dict[str, int]]) -> None:
+        """Replace the tags by what `change` makes of them, durably; it may refuse by raising.
+
+        Raises ObjectNotFoundError for a tag of a generation that is not there; then nothing has changed.
+        """
+        with self._properties_lock:
+            tags = change(dict(self.tags))
+            self.partition.pin(frozenset(tags.values()))
+            try:
+                for epoch in set(tags.values()):
+                    self.store.generation(self.oid, epoch)
+                self._keep(msgspec.structs.replace(self.properties, tags=tags))
+            except SlosError:
+                self.partition.pin(frozenset(self.tags.values()))
+                raise
+        self.changed_ns = time.time_ns()
+
+    def delete_generation(self, epoch: int) -> None:
+        """Remove a generation. Raises RefusedError (EBUSY) for a tagged one, SlosError."""
+        with self._properties_lock:
+            names = sorted(name for name, tagged in self.tags.items() if tagged == epoch)
+            if names:
+                raise RefusedError(
+                    f"generation {epoch} is tagged {names[0]}; remove tags/{names[0]} first",
+                    errno.EBUSY,
+                )
+            self.store.delete_generation(self.oid, epoch)
+        self.changed_ns = time.time_ns()
 
     def take_event(self, event: Event) -> None:
         """Write an event of the partition into the log; wake whom it concerns."""

@@ -75,6 +75,8 @@ class Partition(Listener):
         self._store = store
         self._on_event = on_event
         self._turn = threading.RLock()
+        self._pinned: frozenset[int] = frozenset()
+        self._retaining = threading.Lock()
         self._members: tuple[MemberId, ...] = ()
         self._tracing: Tracing | None = None
         self._state = "idle"
@@ -202,9 +204,7 @@ class Partition(Listener):
     def committed(self, done: Committed) -> None:
         captured = done.captured
         self._times.add(done)
-        if self.settings.retain:
-            named = {one.epoch for one in self._store.generations(self.oid) if one.name}
-            self._store.retain(self.oid, self.settings.retain, named)
+        self._let_go()
         text = (
             f"generation {done.epoch}: {len(captured.pids)} processes, {captured.pages} pages, "
             f"stopped for {captured.stop_ns / 1e6:.2f} ms"
@@ -212,6 +212,24 @@ class Partition(Listener):
         self._tell("info", text, done.epoch)
         for loss in captured.losses:
             self._tell("info", f"generation {done.epoch}: {loss}")
+
+    def pin(self, epochs: frozenset[int]) -> None:
+        """These generations, and no others, are left alone by retention from the return on."""
+        with self._retaining:
+            self._pinned = epochs
+
+    def _let_go(self) -> None:
+        """Delete what the settings do not retain; named and pinned generations stay."""
+        settings = self.settings
+        if not settings.retain and not settings.thin:
+            return
+        with self._retaining:
+            keep = {one.epoch for one in self._store.generations(self.oid) if one.name}
+            keep |= self._pinned
+            if settings.retain:
+                self._store.retain(self.oid, settings.retain, keep)
+            if settings.thin:
+                self._store.thin(self.oid, settings.thin, keep)
 
     def failed(self, reason: str) -> None:
         self._times.failed += 1
@@ -234,6 +252,8 @@ class Partition(Listener):
                 )
             epoch = self._chosen(request.generation)
             image = self._image(epoch)
+            if not image.processes:
+                return self._restore_files(epoch, image)
             if request.kill:
                 self._kill_members(image)
             self._state = "restoring"
@@ -251,27 +271,6 @@ class Partition(Listener):
                 self._tell("info", f"restore of generation {epoch}: {note}")
         return RestoreOutcome(epoch, done.pids)
 
-    def _ask_restore(self, epoch: int, request: RestoreRequest) -> RestoreDone:
-        data = self._store.read(self.oid, epoch, MANIFEST_OBJECT)
-            if not image.processes:
-                return self._restore_files(epoch, image)
-        terminal = _terminal_of(request.terminal_pid)
-        try:
-            done: RestoreDone = self._worker().ask(
-                lambda serial: TakeRestore(serial=serial, image=data, stopped=request.stopped),
-                descriptors=terminal,
-                source_epoch=epoch,
-            )
-        finally:
-            for fd in terminal:
-                os.close(fd)
-        return done
-
-    def _chosen(self, generation: int | None) -> int:
-        kept = self._store.generations(self.oid)
-        epochs = [one.epoch for one in kept]
-        if not epochs:
-            raise PartitionStateError(
     def _restore_files(self, epoch: int, image: Image) -> RestoreOutcome:
         """Undo what a restore did to the files; live members are left alone."""
         with self._files_of(epoch, image):
@@ -317,6 +316,25 @@ class Partition(Listener):
             transaction.put(MANIFEST_OBJECT, encode(_NO_PROCESSES))
             return transaction.commit(wait=False, note=undo_note(epoch)).epoch
 
+    def _ask_restore(self, epoch: int, request: RestoreRequest) -> RestoreDone:
+        data = self._store.read(self.oid, epoch, MANIFEST_OBJECT)
+        terminal = _terminal_of(request.terminal_pid)
+        try:
+            done: RestoreDone = self._worker().ask(
+                lambda serial: TakeRestore(serial=serial, image=data, stopped=request.stopped),
+                descriptors=terminal,
+                source_epoch=epoch,
+            )
+        finally:
+            for fd in terminal:
+                os.close(fd)
+        return done
+
+    def _chosen(self, generation: int | None) -> int:
+        kept = self._store.generations(self.oid)
+        epochs = [one.epoch for one in kept]
+        if not epochs:
+            raise PartitionStateError(
                 "there is no generation yet; touch `checkpoint` first", errno.ENOENT
             )
         if generation is None:

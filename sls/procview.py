@@ -89,7 +89,7 @@ def entries(process: ProcessImage, open_space: Callable[[], AddressSpace]) -> Ma
         }
     memory = process.memory
     _, _, _, _, _, _, _, arg_start, arg_end, env_start, env_end = memory.layout
-    state = _process_state(process)
+    state = process_state(process)
 
     def read(start: int, end: int) -> bytes:
         try:
@@ -132,7 +132,8 @@ def _find(states: "tuple[AnyProcessRecord | AnyThreadRecord, ...]", kind: type) 
     return next(one for one in states if isinstance(one, kind))
 
 
-def _process_state(process: ProcessImage) -> ProcessStateRecord:
+def process_state(process: ProcessImage) -> ProcessStateRecord:
+    """Directories, limits and settings of a live process."""
     found = _find(process.states, ProcessStateRecord)
     assert isinstance(found, ProcessStateRecord)
     return found
@@ -149,12 +150,17 @@ def _registers(thread: ThreadImage) -> bytes:
     )
 
 
-def _maps_line(vma: VmaRecord) -> bytes:
-    """A line as in /proc/<pid>/maps; device and inode are not kept and read as 0."""
+def permissions(vma: VmaRecord) -> str:
+    """`rw-p` and its like, as in /proc/<pid>/maps."""
     letters = "".join(
         letter if vma.protection & bit else "-" for letter, bit in (("r", 1), ("w", 2), ("x", 4))
     )
-    head = f"{vma.start:08x}-{vma.end:08x} {letters}{'s' if vma.is_shared else 'p'} {vma.offset:08x} 00:00 0"
+    return letters + ("s" if vma.is_shared else "p")
+
+
+def _maps_line(vma: VmaRecord) -> bytes:
+    """A line as in /proc/<pid>/maps; device and inode are not kept and read as 0."""
+    head = f"{vma.start:08x}-{vma.end:08x} {permissions(vma)} {vma.offset:08x} 00:00 0"
     return head.ljust(73).encode() + vma.name + b"\n" if vma.name else head.encode() + b"\n"
 
 
@@ -188,7 +194,7 @@ def _status(process: ProcessImage, thread: ThreadImage) -> bytes:
         f"{name}:\t{value}\n"
         for name, value in (
             ("Name", state.comm.decode(errors="replace")),
-            ("Umask", f"{_process_state(process).umask:04o}"),
+            ("Umask", f"{process_state(process).umask:04o}"),
             ("State", "t (captured)"),
             ("Tgid", process.pid),
             ("Pid", thread.tid),

@@ -20,12 +20,16 @@ class Backend(StrEnum):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What a user may set. `period_ms` 0: one-off checkpoints. `retain` 0: keep all generations."""
+    """What a user may set. `period_ms` 0: one-off checkpoints. `retain` 0: keep all generations.
+
+    `thin`: which to keep by their age, as `slos.retention` reads it; empty: all.
+    """
 
     period_ms: int = 0
     mode: Mode = Mode.DELTA
     backend: Backend = Backend.SLOS
     retain: int = 0
+    thin: str = ""
 
 
 class CheckpointRequest(msgspec.Struct, frozen=True):

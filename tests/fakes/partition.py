@@ -60,6 +60,7 @@ class FakePartition:
         self._lock = threading.Lock()
         self._members: tuple[int, ...] = ()
         self._checkpoints = 0
+        self._pinned: frozenset[int] = frozenset()
         self.files: FileTree | None = None
 
     def attach(self, pids: Sequence[int]) -> None:
@@ -83,6 +84,9 @@ class FakePartition:
     def members(self) -> tuple[int, ...]:
         return tuple(pid for pid in self._members if Path(f"/proc/{pid}").exists())
 
+    def pin(self, epochs: frozenset[int]) -> None:
+        self._pinned = epochs
+
     def configure(self, settings: Settings) -> None:
         self.settings = settings
 
@@ -95,7 +99,9 @@ class FakePartition:
             with self._store.begin(self.oid) as transaction:
                 transaction.put(MANIFEST_OBJECT, encode(_image(members)))
                 info = transaction.commit(wait=False, name=request.name)
-            self._store.retain(self.oid, self.settings.retain)
+            self._store.retain(self.oid, self.settings.retain, self._pinned)
+            if self.settings.thin:
+                self._store.thin(self.oid, self.settings.thin, self._pinned)
             self._checkpoints += 1
             self._on_event(
                 Event(time.time_ns(), "info", f"generation {info.epoch} taken", info.epoch)

@@ -184,3 +184,42 @@ def test_a_core_is_what_memory_is(history: History, tmp_path: Path) -> None:
         stored = sum(int(load[4], 16) for load in loads)
         assert core.stat().st_size - stored < 1 << 16
         assert os.pread(file.fileno(), 10, core.stat().st_size) == b""
+
+
+# --- diff -------------------------------------------------------------------------------------
+
+
+def test_a_diff_tells_what_a_step_changed(history: History) -> None:
+    text = (history.generation(2) / "diff").read_text()
+    lines = text.splitlines()
+    place = f"processes/{history.pid}"
+    assert lines[0].startswith("--- generation 1 ")
+    assert lines[1].startswith("+++ generation 2 ")
+    assert all(line[:2] in ("+ ", "- ", "~ ") for line in lines[2:])
+    assert f"- {place}/fd/0 /dev/null" in lines
+    assert f"+ {place}/fd/4 {history.data}" in lines
+    assert f"~ {place}/fdinfo/3 pos: 0 -> 7" in lines
+    added = [line for line in lines if line.startswith(f"+ {place}/maps ")]
+    assert any(line.endswith(" ---p") for line in added), text
+    zeroed = [line for line in lines if line.startswith(f"~ {place}/mem ") and "[stack]" in line]
+    assert re.search(r": \d+ of \d+ pages: [0-9a-f]", zeroed[0])
+    pages = [line for line in lines if line.startswith(f"~ {place}/mem ")]
+    assert not any(" r-xp " in line for line in pages), text
+    assert not any(f"{place}/threads/{history.pid + 1}" in line for line in lines), "waited on"
+
+
+def test_any_two_generations_are_compared_by_name(history: History) -> None:
+    generations = history.partition / "generations"
+    assert (generations / "1..2").read_text() == (generations / "2/diff").read_text()
+    assert (generations / "1..latest").read_text() == (generations / "1..2").read_text()
+    assert len((generations / "1..1").read_text().splitlines()) == 2
+    backwards = (generations / "2..1").read_text()
+    assert f"+ processes/{history.pid}/fd/0 /dev/null" in backwards
+    assert (generations / "1..2").stat().st_size == len((generations / "1..2").read_text())
+    for missing in ("1..9", "1..", "..", "1..2..2", "x..1"):
+        if missing != "..":
+            assert not (generations / missing).exists()
+    assert sorted(os.listdir(generations)) == ["1", "2", "latest"]
+    first = (generations / "1/diff").read_text().splitlines()
+    assert first[0] == "--- nothing"
+    assert first[2:] == [f"+ processes/{history.pid} (threads)"]

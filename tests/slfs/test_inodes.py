@@ -23,7 +23,7 @@ def registry() -> Iterator[Registry]:
 
 @pytest.fixture
 def root(registry: Registry) -> RootDirectory:
-    return RootDirectory(registry, TOP_FILES, GenerationsDirectory)
+    return RootDirectory(registry, TOP_FILES, {"generations": GenerationsDirectory})
 
 
 Walk = Callable[..., Node]
