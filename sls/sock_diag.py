@@ -63,6 +63,12 @@ class InetState(NamedTuple):
     inode: int
     identity: bytes
 
+    @property
+    def remote_host(self) -> str:
+        """The other end's address."""
+        length = 4 if self.family == socket.AF_INET else 16
+        return socket.inet_ntop(self.family, self.identity[20 : 20 + length])
+
 
 def unix_socket(inode: int) -> UnixState:
     """The unix socket of that inode number. FileNotFoundError when there is none."""

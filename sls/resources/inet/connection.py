@@ -27,7 +27,7 @@ from sls.resources.inet.repair import (
     bytes_on_the_way,
     has_sent_fin,
 )
-from sls.resources.socket_options import is_socket, socket_kind, socket_view
+from sls.resources.socket_options import inode_of, is_socket, socket_kind, socket_view
 from sls.resources.socket_queue import peek_offset, readable_bytes
 
 _SIOCOUTQ: Final = 0x5411
@@ -96,11 +96,11 @@ def capture_connection(
     table = ctx.once("tcp connections", lambda: _look_at_all(ctx))
     remote = remote_address(view)
     end = _end(table.listening_ports, view)
+    if state == sock_diag.TCP_SYN_SENT:
+        return TcpConnection(fate=Fate.CONNECTING, end=end, remote=_goal(file, view))
     if state == sock_diag.TCP_CLOSE or remote is None:
         fate = Fate.RESET if events & select.POLLERR else Fate.ENDED
         return TcpConnection(fate=fate, end=end, remote=None, unread=_unread(view))
-    if state in (sock_diag.TCP_SYN_SENT, sock_diag.TCP_SYN_RECV):
-        return TcpConnection(fate=Fate.CONNECTING, end=end, remote=remote)
     other = table.ends.get(_route(remote, end.local))
     if other is not None and other.file is not file:
         return _joined(table, file, view, state, other)
@@ -112,6 +112,15 @@ def capture_connection(
         f"the peer {remote.describe()} is outside of the partition; the connection comes back reset",
     )
     return TcpConnection(fate=Fate.RESET, end=end, remote=remote, unread=_unread(view))
+
+
+def _goal(file: OpenFile, view: socket.socket) -> InetAddress | None:
+    """Where connect(2) is on its way to; getpeername(2) does not tell."""
+    local = local_address(view)
+    for one in sock_diag.tcp_sockets(view.family, local.port if local else 0):
+        if one.inode == inode_of(file):
+            return InetAddress(host=one.remote_host, port=one.remote_port)
+    return None
 
 
 def _joined(

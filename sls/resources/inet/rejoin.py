@@ -36,18 +36,18 @@ def open_connection(ctx: RestoreContext, file_id: int, connection: TcpConnection
     return view.detach()
 
 
-def connect(ctx: RestoreContext, view: socket.socket, connection: TcpConnection) -> None:
-    """Start connect(2) again, once the listeners are there."""
-    if connection.fate not in (Fate.WAITING, Fate.CONNECTING) or connection.remote is None:
+def connect(ctx: RestoreContext, view: socket.socket, remote: InetAddress | None) -> None:
+    """Start connect(2) again, once the listeners are there; it ends by itself, as one under way."""
+    if remote is None:
         return
     blocking = os.get_blocking(view.fileno())
-    os.set_blocking(view.fileno(), connection.fate is Fate.WAITING)
+    os.set_blocking(view.fileno(), False)
     try:
-        view.connect(socket_address(view.family, connection.remote))
+        view.connect(socket_address(view.family, remote))
     except BlockingIOError:
         pass
     except OSError as error:
-        ctx.note("tcp", f"connect to {connection.remote.describe()}: {strerror(error)}")
+        ctx.note("tcp", f"connect to {remote.describe()}: {strerror(error)}")
     finally:
         os.set_blocking(view.fileno(), blocking)
 

@@ -9,7 +9,7 @@ from typing import Final
 from sls import sock_diag
 from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, RestoreContext
 from sls.resources.inet.address import InetAddress, conflict, local_address, socket_address
-from sls.resources.inet.connection import TcpConnection, capture_connection, is_tcp
+from sls.resources.inet.connection import Fate, TcpConnection, capture_connection, is_tcp
 from sls.resources.inet.orphans import end_orphans
 from sls.resources.inet.rejoin import (
     connect,
@@ -93,10 +93,13 @@ class TcpSocket(FileType[TcpSocketRecord]):
                 _bind_and_listen(view, record.local, record.backlog)
             yield
             if connection is not None:
-                connect(ctx, view, connection)
+                if connection.fate is Fate.WAITING:
+                    connect(ctx, view, connection.remote)
                 refill_unread(ctx, record.file_id, connection)
             yield
             if connection is not None:
+                if connection.fate is Fate.CONNECTING:
+                    connect(ctx, view, connection.remote)
                 refill_unsent(ctx, view, connection)
             yield
             if connection is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.sls.conftest import Kept
-from tests.sls.driver import PROGRAMS
+from tests.sls.driver import PROGRAMS, Way
 
 
 @pytest.mark.parametrize("mode", ["plain", "reuse"])
@@ -32,6 +32,24 @@ def test_218_old_client_sees_a_reset(restored: Kept, tmp_path: Path, mode: str) 
         restored("tcp_listener.py", "127.0.0.1", 3, mode, "pending")
         client.wait(10)
     assert (tmp_path / "end").read_text() == "ConnectionResetError"
+
+
+def test_connection_with_a_peer_outside(kept: Kept, tmp_path: Path) -> None:
+    """Untouched and continued it goes on; restored it gives its unread bytes, then a reset."""
+    mode = "reset" if kept.way is Way.RESTORED else "goes on"
+    paths = [PROGRAMS / "tcp_client.py", tmp_path / "address", tmp_path / "end"]
+    with subprocess.Popen([sys.executable, *map(str, paths)]) as client:
+        outcome = kept("tcp_outside.py", mode)
+        client.wait(10)
+    assert (tmp_path / "end").read_text() == (
+        "ConnectionResetError" if mode == "reset" else "b'bye'"
+    )
+    lost = [loss.detail for loss in outcome.losses if "comes back reset" in loss.detail]
+    assert len(lost) == {Way.UNTOUCHED: 0, Way.CONTINUED: 2, Way.RESTORED: 1}[kept.way]
+
+
+def test_connection_in_the_making(kept: Kept) -> None:
+    kept("tcp_connecting.py")
 
 
 def test_218_port_in_use_is_named(restored: Kept, tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """unix(7): pairs, listeners, names, queues, credentials, descriptors in flight; peers outside."""
 
+import socket
+from pathlib import Path
+
 import pytest
 
 from tests.sls.conftest import Kept
+from tests.sls.driver import Way
 
 KINDS = ["STREAM", "DGRAM", "SEQPACKET"]
 
@@ -34,3 +38,39 @@ def test_datagrams(kept: Kept, where: str) -> None:
 
 def test_descriptors_in_flight(kept: Kept) -> None:
     kept("unix_in_flight.py")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_peer_outside(kept: Kept, kind: str) -> None:
+    inside, outside = socket.socketpair(socket.AF_UNIX, socket.SocketKind[f"SOCK_{kind}"])
+    with inside, outside:
+        outside.send(b"hello")
+        mode = "closed" if kept.way is Way.RESTORED else "open"
+        outcome = kept("unix_outside.py", kind, mode, descriptors={5: inside.fileno()})
+        lost = [loss for loss in outcome.losses if "peer is outside" in loss.detail]
+        assert bool(lost) == (kept.way is not Way.UNTOUCHED)
+
+
+def test_datagrams_to_a_name_outside(kept: Kept, tmp_path: Path) -> None:
+    """As to a system logger: connected by name, and found again."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as logger:
+        logger.bind(str(tmp_path / "outside"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inside:
+            kept("unix_outside.py", "DGRAM", "named", descriptors={5: inside.fileno()})
+        assert logger.recv(100, socket.MSG_DONTWAIT) == b"to outside"
+
+
+def test_name_in_use_is_named(restored: Kept, tmp_path: Path) -> None:
+    """Somebody else listens at the path by now."""
+    taken = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def take() -> None:
+        (tmp_path / "listener").unlink()
+        taken.bind(str(tmp_path / "listener"))
+        taken.listen()
+
+    with (
+        taken,
+        pytest.raises(pytest.fail.Exception, match=r"listener: Address already in use; end"),
+    ):
+        restored("unix_listener.py", "STREAM", "path", between=take)
