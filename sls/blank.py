@@ -135,7 +135,8 @@ class Forest:
             )
         finally:
             os.close(program)
-        syscalls.seize(self.seed_pid)
+        # what is made of the seed inherits the option: until it is let go, it ends with this process
+        syscalls.seize(self.seed_pid, syscalls.TRACE_OPTIONS | syscalls.PTRACE_O_EXITKILL)
         syscalls.interrupt(self.seed_pid)
         syscalls.wait_stop(self.seed_pid)
         maps = proc.parse_maps(proc.read(self.seed_pid, "maps"))

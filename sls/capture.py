@@ -302,6 +302,7 @@ class _Session:
         self.processes: list[CapturedProcess] = []
         self.members: dict[int, _Member] = {}
         self._threads: dict[int, Borrowed] = {}
+        self._at_work: dict[int, Borrowed] = {}  # pid → who ran last in its arena
         refuse_shared(frozen.processes.values())
         for pid in self._tree_order():
             self._prepare(pid, track)
@@ -336,6 +337,7 @@ class _Session:
         leader = self._threads[frozen.leader.tid]
         process.arena = self._arena(process, member, leader)
         self._cleanup.callback(self._give_back, process)
+        self._at_work[pid] = leader
         if track and not member.tracker.is_tracking and not member.tracker.lack:
             member.tracker.start(leader, process.arena, process.pidfd)
         self.processes.append(process)
@@ -353,12 +355,12 @@ class _Session:
     def _give_back(self, process: CapturedProcess) -> None:
         try:
             leader = self._threads[process.frozen.leader.tid]
+            for tid in process.frozen.threads:
+                self._threads[tid].give_back()
             if not self._stay:
                 assert process.arena is not None
                 process.arena.remove(leader, process.maps)
                 self.members[process.pid].arena = None
-            for tid in process.frozen.threads:
-                self._threads[tid].give_back()
         except TaskDiedError:
             return  # nothing to give back to
 
@@ -422,7 +424,15 @@ class _Session:
     ) -> Callable[[Sequence[Call]], Sequence[Reply]]:
         arena = process.arena
         assert arena is not None
-        return lambda calls: arena.run(self._threads[thread.tid], calls)
+        return lambda calls: arena.run(self._worker(thread), calls)
+
+    def _worker(self, thread: FrozenThread) -> Borrowed:
+        """The thread, to run next in the arena of its process; who ran there before is given back."""
+        before = self._at_work.get(thread.pid)
+        if before is not None and before.tid != thread.tid:
+            before.give_back()
+        self._at_work[thread.pid] = self._threads[thread.tid]
+        return self._at_work[thread.pid]
 
     # --- open files ---
 

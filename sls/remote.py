@@ -118,14 +118,15 @@ def run_together(
 
 # --- the code that runs in the task ---------------------------------------------------------------------------------
 
-# Control block: pid, tid, signal, mask, flags, rip, then the general registers in this order.
-_CONTROL = struct.Struct("=3Q 3Q 16Q")
+# Control block: pid, tid, signal, mask, flags, rip, the general registers in this order, a mask of all signals.
+_CONTROL = struct.Struct("=3Q 3Q 16Q Q")
 _CONTROL_REGISTERS: Final = (
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
 )  # fmt: skip
 _AT_PID, _AT_TID, _AT_SIGNAL, _AT_MASK, _AT_FLAGS, _AT_RIP, _AT_REGISTERS = 0, 8, 16, 24, 32, 40, 48
 _AT_RSP: Final = _AT_REGISTERS + 8 * _CONTROL_REGISTERS.index("rsp")
+_AT_ALL: Final = _AT_REGISTERS + 8 * len(_CONTROL_REGISTERS)
 _AT_TABLE: Final = 0x100  # from the control block
 _ENTRY = struct.Struct("=q6QQ")
 _RESULT = struct.Struct("=56xq")
@@ -134,7 +135,7 @@ _KEEP_RESULT: Final = (
     b"\x49\x89\xc4\x90"  # mov r12, rax; nop: for code that runs in read-only memory
 )
 
-_HEAL: Final = (b"\x48\x8d\x25", _AT_FLAGS)  # lea rsp, [flags]
+_HEAL: Final = (b"\xbf\x02\x00\x00\x00", None)  # mov edi, 2 (SIG_SETMASK)
 
 # (opcode, offset in the control block that a rip-relative operand names, or None)
 _CODE: Final[tuple[tuple[bytes, int | None], ...]] = (
@@ -159,15 +160,19 @@ _CODE: Final[tuple[tuple[bytes, int | None], ...]] = (
     (b"\x8b\x15", _AT_SIGNAL),  # mov edx, [signal]
     (b"\xb8\xea\x00\x00\x00", None),  # mov eax, 234
     (b"\x0f\x05", None),  # syscall
-    # heal: reached only when there is no tracer any more; signals are still blocked while rsp is off the stack
+    # heal: reached only when there is no tracer any more; signals are blocked while rsp is off the stack, whatever the
+    # tracer had come to
     _HEAL,
-    (b"\x9d", None),  # popfq
-    (b"\x48\x8b\x25", _AT_RSP),  # mov rsp, [rsp_]
-    (b"\xb8\x0e\x00\x00\x00", None),  # mov eax, 14 (rt_sigprocmask)
-    (b"\xbf\x02\x00\x00\x00", None),  # mov edi, 2 (SIG_SETMASK)
-    (b"\x48\x8d\x35", _AT_MASK),  # lea rsi, [mask]
     (b"\xba\x00\x00\x00\x00", None),  # mov edx, 0
     (b"\x41\xba\x08\x00\x00\x00", None),  # mov r10d, 8
+    (b"\x48\x8d\x35", _AT_ALL),  # lea rsi, [all]
+    (b"\xb8\x0e\x00\x00\x00", None),  # mov eax, 14 (rt_sigprocmask)
+    (b"\x0f\x05", None),  # syscall
+    (b"\x48\x8d\x25", _AT_FLAGS),  # lea rsp, [flags]
+    (b"\x9d", None),  # popfq
+    (b"\x48\x8b\x25", _AT_RSP),  # mov rsp, [rsp_]
+    (b"\x48\x8d\x35", _AT_MASK),  # lea rsi, [mask]
+    (b"\xb8\x0e\x00\x00\x00", None),  # mov eax, 14
     (b"\x0f\x05", None),  # syscall
     (b"\x48\x8b\x05", _AT_REGISTERS + 0),  # mov rax, …
     (b"\x48\x8b\x1d", _AT_REGISTERS + 8),  # rbx
@@ -242,7 +247,7 @@ def restarted(registers: Registers, *, block_is_kept: bool) -> Registers:
 def _control_block(pid: int, tid: int, stop_signal: int, mask: int, registers: Registers) -> bytes:
     after = restarted(registers, block_is_kept=True)
     general = (getattr(after, name) for name in _CONTROL_REGISTERS)
-    return _CONTROL.pack(pid, tid, stop_signal, mask, after.eflags, after.rip, *general)
+    return _CONTROL.pack(pid, tid, stop_signal, mask, after.eflags, after.rip, *general, _MASK64)
 
 
 # --- a thread that works for its tracer -----------------------------------------------------------------------------
@@ -265,6 +270,8 @@ def quiet_signal(status: Mapping[str, str]) -> int:
 class Borrowed:
     """A stopped thread whose registers and mask are ours until `give_back`.
 
+    Killed at any moment, this process leaves a thread that is whole: with its own registers and mask, or somewhere in
+    the code, which puts back both. So the registers change first and the mask after them, and back the other way.
     `births` collects tids that the thread's calls made (clone3). Signals that arrive meanwhile stay queued in the
     kernel; the one kind that cannot be blocked and does not kill (SIGSTOP) is sent again by `give_back`.
     """
@@ -280,16 +287,18 @@ class Borrowed:
         self.births: list[int] = []
         self._deferred: list[int] = []
         self._is_masked = False
+        self._is_back = False
 
     def run_at(self, address: int) -> None:
         """Let the thread run from `address` until it raises the stop signal at itself."""
-        if not self._is_masked:
-            syscalls.set_sigmask(self.tid, _MASK64 & ~(1 << (self.stop_signal - 1)))
-            self._is_masked = True
         registers = syscalls.registers_from_bytes(bytes(self.registers))
         registers.rip = address
         registers.orig_rax = _MASK64
+        self._is_back = False
         syscalls.set_registers(self.tid, registers)
+        if not self._is_masked:
+            syscalls.set_sigmask(self.tid, _MASK64 & ~(1 << (self.stop_signal - 1)))
+            self._is_masked = True
         syscalls.resume(self.tid)
         self._wait_for_signal(address + _HEAL_OFFSET)
 
@@ -306,18 +315,24 @@ class Borrowed:
             syscalls.resume(self.tid)
 
     def give_back(self) -> None:
-        """Put registers and mask back as they were at the stop."""
-        syscalls.set_registers(self.tid, self.registers)
+        """Put registers and mask back as they were at the stop. It may be run again."""
+        if self._is_back:
+            return
         if self._is_masked:
             syscalls.set_sigmask(self.tid, self.mask)
             self._is_masked = False
+        syscalls.set_registers(self.tid, self.registers)
+        self._is_back = True
         for number in self._deferred:
             syscalls.syscall("tgkill", self.pid, self.tid, number)
         self._deferred.clear()
 
 
 class Arena:
-    """Shared memory of the tracer and one process (and those it forks): code, control block, table, data."""
+    """Shared memory of the tracer and one process (and those it forks): code, control block, table, data.
+
+    The control block is that of the thread that ran last: give one back before another one runs.
+    """
 
     def __init__(self, base: int, memory: mmap.mmap) -> None:
         self.base = base
@@ -504,6 +519,7 @@ def _vdso_tail(thread: Borrowed, maps: Sequence[VmaLine], need: int) -> int:
 def run_in_vdso(thread: Borrowed, maps: Sequence[VmaLine], calls: Sequence[Call]) -> int:
     """Make `calls` (integer arguments only) from the tail of the vdso; all must succeed. Returns the last one's value.
 
+    The thread is given back before the code is wiped.
     Writing through /proc/<pid>/mem gives the task its own copy of that page, as a debugger's breakpoint does.
     """
     table = b"".join(
@@ -525,6 +541,7 @@ def run_in_vdso(thread: Borrowed, maps: Sequence[VmaLine], calls: Sequence[Call]
         os.pwrite(memory, blob, start)
         thread.run_at(start)
         value = _signed(syscalls.get_registers(thread.tid).r12)
+        thread.give_back()
         os.pwrite(memory, bytes(len(blob)), start)
     finally:
         os.close(memory)
