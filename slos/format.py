@@ -326,17 +326,24 @@ def encode_moved(pages: memoryview, hashes: bytes, page_ids: Array) -> Draft:
 
 def decode_directory(header: Header, payload: memoryview) -> tuple[Array, Array] | None:
     """(page ids, page hashes) of a PAGES or MOVED record; the payload may be cut after them."""
+    if not _has_directory(header, payload):
+        return None
     count = header.count
     moved = header.type == RecordType.MOVED
-    if not 0 < count <= BLOCK_PAGES or header.raw != count * PAGE_BYTES:
-        return None
-    if len(payload) < directory_bytes(header) or header.ident >= 1 << 59:
-        return None
     hashes = np.frombuffer(payload, U64, count)
     if moved:
         return np.frombuffer(payload, U64, count, 8 * count), hashes
     first = header.ident * BLOCK_PAGES
     return np.arange(first, first + count, dtype=np.uint64), hashes
+
+
+def _has_directory(header: Header, payload: memoryview) -> bool:
+    return (
+        0 < header.count <= BLOCK_PAGES
+        and header.raw == header.count * PAGE_BYTES
+        and len(payload) >= directory_bytes(header)
+        and header.ident < 1 << 59
+    )
 
 
 def directory_bytes(header: Header) -> int:
@@ -346,7 +353,7 @@ def directory_bytes(header: Header) -> int:
 
 def decode_pages(header: Header, payload: memoryview) -> bytes | memoryview | None:
     """The pages of a PAGES or MOVED record whose checksum was found right."""
-    if decode_directory(header, payload) is None:
+    if not _has_directory(header, payload):
         return None
     return decompress(payload[directory_bytes(header) :], header.flags, header.raw)
 

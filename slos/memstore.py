@@ -295,7 +295,7 @@ class MemoryStore:
 
     def retain(self, oid: int, newest: int, keep: Container[int] = ()) -> None:
         with self._lock:
-            for epoch in retention.surplus(self.generations(oid), newest, keep):
+            for epoch in retention.surplus(list(self._partition(oid).generations), newest, keep):
                 self.delete_generation(oid, epoch)
 
     def thin(self, oid: int, rule: str, keep: Container[int] = ()) -> None:

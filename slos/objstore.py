@@ -189,9 +189,8 @@ class ObjectStore:
     def retain(self, oid: int, newest: int, keep: Container[int] = ()) -> None:
         """Delete all but the `newest` newest generations and those in `keep`; 0 keeps all."""
         with self._core.append_lock:
-            if 0 < newest >= len(self._core.catalog.partition(oid).generations):
-                return
-            self._delete(oid, retention.surplus(self.generations(oid), newest, keep))
+            epochs = self._core.catalog.partition(oid).generations
+            self._delete(oid, retention.surplus(epochs, newest, keep))
 
     def thin(self, oid: int, rule: str, keep: Container[int] = ()) -> None:
         """Thin by age: `1s:60 1m:60` keeps one a second for 60 s, one a minute for 60 min."""

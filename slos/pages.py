@@ -18,6 +18,7 @@ from slos.catalog import Run
 from slos.errors import device_error
 from slos.extents import EMPTY, Entries, View
 from slos.format import (
+    BLOCK_PAGES,
     HEADER_BYTES,
     MAX_RECORD_BYTES,
     Array,
@@ -78,14 +79,11 @@ class Cache(Generic[Value]):
 
 
 class _Record(NamedTuple):
-    """Pages of one record and their ids."""
+    """Pages of one record. Those of a whole block are numbered from `first`, others by `ids`."""
 
-    ids: Array
+    first: int
+    ids: Array | None
     pages: PageRows
-
-    def holds(self, page_ids: Array, slots: NDArray[np.int64]) -> bool:
-        """Whether these slots are these pages: a place may have been used anew meanwhile."""
-        return int(slots.max()) < len(self.ids) and bool((self.ids[slots] == page_ids).all())
 
 
 class PageReader:
@@ -148,7 +146,8 @@ class PageReader:
         try:
             self._work(plan, spans, out, bad)
         finally:
-            if helper is not None:
+            # Not started yet: the pool compresses for a writer, whom a reader does not wait for.
+            if helper is not None and not helper.cancel():
                 helper.result()
         return np.concatenate(bad) if bad else np.zeros(0, np.int64)
 
@@ -166,15 +165,14 @@ class PageReader:
             window = _Window(self._log, plan.starts[first], end)
             for group in range(first, last + 1):
                 part = slice(plan.bounds[group], plan.bounds[group + 1])
-                slots = plan.slots[part]
-                record = self._record(window, plan.starts[group], slots, cached)
-                if record is None or not record.holds(plan.ids[part], slots):
+                record = self._record(window, plan.starts[group], plan.slots[part], cached)
+                if record is None or not plan.is_met(group, record):
                     bad.append(plan.order[part])
-                elif plan.straight[group]:
-                    row, slot = int(plan.rows[part.start]), int(slots[0])
-                    out[row : row + len(slots)] = record.pages[slot : slot + len(slots)]
-                else:
-                    out[plan.rows[part]] = record.pages[slots]
+                    continue
+                for row, slot, count in plan.pieces[
+                    plan.piece_at[group] : plan.piece_at[group + 1]
+                ]:
+                    out[row : row + count] = record.pages[slot : slot + count]
 
     def _record(
         self, window: "_Window", offset: int, slots: NDArray[np.int64], cached: bool
@@ -204,13 +202,36 @@ class _Plan:
         self.bounds: list[int] = np.append(firsts, len(self.order)).tolist()
         self.starts: list[int] = offsets[firsts].tolist()
         self.sizes: list[int] = places.sizes[self.order[firsts]].tolist()
-        # Whether a group's slots and rows both go up by one: then a slice copies it.
-        breaks = (np.diff(self.slots) != 1) | (np.diff(self.rows) != 1)
-        breaks = np.concatenate([[False], breaks])
-        breaks[firsts] = False
-        self.straight: list[bool] = []
+        # Slots and rows that both go up by one are copied in one piece.
+        begins = np.ones(len(self.order), np.bool_)
+        begins[1:] = (np.diff(self.slots) != 1) | (np.diff(self.rows) != 1)
+        begins[firsts] = True
+        pieces = np.flatnonzero(begins)
+        self.pieces: list[tuple[int, int, int]] = list(
+            zip(
+                self.rows[pieces].tolist(),
+                self.slots[pieces].tolist(),
+                np.diff(pieces, append=len(self.order)).tolist(),
+                strict=True,
+            )
+        )
+        self.piece_at: list[int] = np.searchsorted(pieces, self.bounds).tolist()
+        self._limits: list[int] = []
+        self._bases: list[int] = []
         if len(firsts):
-            self.straight = (~np.logical_or.reduceat(breaks, firsts)).tolist()
+            bases = self.ids.astype(np.int64) - self.slots
+            same = np.maximum.reduceat(bases, firsts) == np.minimum.reduceat(bases, firsts)
+            self._limits = np.maximum.reduceat(self.slots, firsts).tolist()
+            self._bases = np.where(same, bases[firsts], -1).tolist()
+
+    def is_met(self, group: int, record: _Record) -> bool:
+        """Whether the slots are the pages wanted: a place may have been used anew meanwhile."""
+        if self._limits[group] >= len(record.pages):
+            return False
+        if record.ids is None:
+            return record.first == self._bases[group]
+        part = slice(self.bounds[group], self.bounds[group + 1])
+        return bool((record.ids[self.slots[part]] == self.ids[part]).all())
 
     def spans(self) -> list[tuple[int, int]]:
         """Neighbouring groups, as (first, last), that are worth one read."""
@@ -261,11 +282,17 @@ class _Window:
         found = checked(header, data)
         if found is None:
             return None
-        directory = decode_directory(*found)
         body = decode_pages(*found)
-        if directory is None or body is None:
-            return None
-        return _Record(directory[0], np.frombuffer(body, np.uint8).reshape(-1, PAGE_BYTES))
+        return None if body is None else _record_of(*found, body)
+
+
+def _record_of(header: Header, payload: memoryview, body: bytes | memoryview) -> _Record:
+    pages = np.frombuffer(body, np.uint8).reshape(-1, PAGE_BYTES)
+    if header.type is RecordType.PAGES:
+        return _Record(header.ident * BLOCK_PAGES, None, pages)
+    directory = decode_directory(header, payload)
+    assert directory is not None
+    return _Record(-1, directory[0], pages)
 
 
 def _is_plain(header: Header) -> bool:
@@ -275,16 +302,15 @@ def _is_plain(header: Header) -> bool:
 
 def _some_pages(header: Header, payload: memoryview, slots: NDArray[np.int64]) -> _Record | None:
     """A plain record of which few pages are wanted: those are held against their own hashes."""
-    directory = decode_directory(header, payload)
     start = directory_bytes(header)
     body = payload[start : start + header.raw]
-    if directory is None or len(body) != header.raw or start + header.raw != header.stored:
+    if len(body) != header.count * PAGE_BYTES or start + header.raw != header.stored:
         return None
     for slot in slots.tolist():
         at = slot * PAGE_BYTES
         if xxh3_64_digest(body[at : at + PAGE_BYTES]) != payload[slot * 8 : slot * 8 + 8]:
             return None
-    return _Record(directory[0], np.frombuffer(body, np.uint8).reshape(-1, PAGE_BYTES))
+    return _record_of(header, payload, body)
 
 
 class RunReader:

@@ -35,13 +35,13 @@ def parse_rule(rule: str) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(terms))
 
 
-def surplus(infos: Sequence[GenerationInfo], newest: int, keep: Container[int]) -> list[int]:
-    """Epochs beyond the `newest` newest; `keep` stays and does not count. 0 keeps all."""
+def surplus(epochs: Iterable[int], newest: int, keep: Container[int]) -> list[int]:
+    """Of ascending epochs those beyond the `newest` newest; `keep` stays and does not count. 0 keeps all."""
     if newest < 0:
         raise InvalidRequestError(f"retain {newest}: a count of generations is 0 or more")
     if newest == 0:
         return []
-    loose = [info.epoch for info in infos if info.epoch not in keep]
+    loose = [epoch for epoch in epochs if epoch not in keep]
     return loose[:-newest]
 
 

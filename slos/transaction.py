@@ -1,7 +1,9 @@
 """A generation in the making: writes gathered, appended as they grow, committed at once.
 
 Used from one thread at a time. Nothing of it is visible before `commit`; data that was appended
-for a transaction that ends without one is garbage, which collection finds.
+for a transaction that ends without one is garbage, which collection finds. One file in spite of
+its length: every method keeps the same stages (what lies in the log, what waits, parts of pages)
+in step.
 """
 
 import time

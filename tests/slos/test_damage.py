@@ -1,6 +1,5 @@
 """Damaged stores: every byte flipped, random flips, truncation; never wrong bytes, never a crash."""
 
-# ruff: noqa: PT017 - an error is one of the outcomes, not the expected one
 import os
 import random
 import resource

@@ -1,6 +1,5 @@
 """Full disks and I/O errors at every call; a second opener; a file moved or deleted below."""
 
-# ruff: noqa: PT017 - a failure is one of the outcomes, not the expected one
 import errno
 import os
 import random

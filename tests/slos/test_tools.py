@@ -199,7 +199,7 @@ def test_fsck_repairs_damage_in_the_log(tmp_path: Path) -> None:
             try:
                 model.check_generation(store, 1, epoch)
             except CorruptObjectError as error:
-                assert error.generation == epoch  # noqa: PT017 - pages of the lost record
+                assert error.generation == epoch, "pages of the lost record"
 
 
 def test_fsck_refuses_what_is_no_store(tmp_path: Path) -> None:
