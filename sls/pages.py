@@ -258,7 +258,9 @@ class CopyBuffer:
 
     def _map(self, size_bytes: int) -> None:
         os.ftruncate(self.fd, size_bytes)
-        self._memory = mmap.mmap(self.fd, size_bytes)
+        # populated: first touches would otherwise cost most of a copy, inside the stop
+        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+        self._memory = mmap.mmap(self.fd, size_bytes, flags)
         self._array: ctypes.Array[ctypes.c_char] = syscalls.shared_array(memoryview(self._memory))
 
     def reserve(self, size_bytes: int) -> int:
