@@ -2,13 +2,15 @@
 
 Exit status: 0 done, 1 refused or failed (the reason on standard error), 2 misuse; `restore` and
 `spawn` in the foreground end with their process's own. `mkfs`, `fsck`, `dump` and `copy` work on a
-store without a mount and are the one place that imports slos.
+store without a mount and are the one place that imports slos. Longer than other modules, for all
+commands share options and printing.
 """
 
 import json
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,9 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from libsls import protocol
+from libsls.bisect import UndecidedError, Verdict, first_bad, verdict_of
 from libsls.foreground import Forwarder, wait_child, wait_restored
 from libsls.mount import NoMountError, Partition, RefusedError, find_mount, partitions
 from libsls.protocol import Backend, File, Mode, ProtocolError
+from libsls.sparse import copy_sparse
 
 EXIT_REFUSED: Final = 1
 SPAWN_EXEC_FAILED: Final = 127
@@ -310,6 +314,117 @@ def rm(generations: tuple[int, ...], oid: int) -> None:
     partition = Partition(oid)
     for epoch in generations:
         partition.delete_generation(epoch)
+
+
+@slsctl.command()
+@click.argument("name", required=False)
+@click.argument("generation", type=EPOCH, required=False)
+@oid_option
+@click.option("-d", "--delete", is_flag=True, help="Take the name away.")
+@json_option
+def tag(name: str | None, generation: int | None, oid: int, delete: bool, as_json: bool) -> None:
+    """Name a generation, the newest by default, and pin it; without a name, list tags."""
+    partition = Partition(oid)
+    if delete and (name is None or generation is not None):
+        raise click.UsageError("give the one name that is to be taken away")
+    if name is None:
+        found = partition.tags()
+        if as_json:
+            print_json(found)
+        else:
+            print_table(("NAME", "GENERATION"), found.items())
+    elif delete:
+        partition.remove_tag(protocol.parse_name(name))
+    else:
+        partition.tag(protocol.parse_name(name), generation or partition.newest())
+
+
+@slsctl.command()
+@click.argument("generation", type=EPOCH, required=False)
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@oid_option
+@click.option("-p", "--pid", type=PID, help="Which process; needed where there are several.")
+def core(generation: int | None, file: Path | None, oid: int, pid: int | None) -> None:
+    """Copy a process of a generation, the newest by default, as a core file: for gdb, elsewhere.
+
+    The file is core.PID unless named, never replaces another, and has holes.
+    """
+    partition = Partition(oid)
+    epoch = generation or partition.newest()
+    pids = [one["pid"] for one in partition.generation(epoch)["processes"]]
+    if pid is None and len(pids) != 1:
+        raise click.UsageError(f"generation {epoch} has pids {pids}; choose one by -p")
+    chosen = pid or pids[0]
+    source = partition.generation_path(epoch) / "processes" / str(chosen) / "core"
+    if not source.exists():
+        raise click.ClickException(f"generation {epoch} has no live process {chosen}")
+    destination = file or Path(f"core.{chosen}")
+    with _progress(f"core of pid {chosen}"):
+        copy_sparse(source, destination)
+    click.echo(destination)
+
+
+# --- comparing --------------------------------------------------------------------------------
+
+
+@slsctl.command()
+@click.argument("generations", metavar="[[A] B]", type=EPOCH, nargs=-1)
+@oid_option
+def diff(generations: tuple[int, ...], oid: int) -> None:
+    """What differs between two generations; of one, from its parent; of none, of the newest."""
+    partition = Partition(oid)
+    if len(generations) > 2:
+        raise click.UsageError("give at most two generations")
+    old = generations[0] if len(generations) == 2 else None
+    new = generations[-1] if generations else partition.newest()
+    _write(partition.difference(old, new))
+
+
+@slsctl.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@oid_option
+@click.argument("words", metavar="[GOOD BAD] -- COMMAND...", nargs=-1, type=click.UNPROCESSED)
+def bisect(oid: int, words: tuple[str, ...]) -> None:
+    """Find the first generation in which COMMAND fails; prints its number.
+
+    COMMAND gets the generation's directory in place of {}, else as its last word. Exit status 0 is
+    good, 125 skips, up to 124 is bad. GOOD and BAD are the oldest and the newest unless given.
+    """
+    partition = Partition(oid)
+    bounds, command = _bisect_words(words)
+    epochs = partition.epochs()
+    if bounds:
+        epochs = [epoch for epoch in epochs if bounds[0] <= epoch <= bounds[1]]
+    try:
+        click.echo(first_bad(epochs, lambda epoch: _judge(partition, epoch, command)))
+    except UndecidedError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _bisect_words(words: tuple[str, ...]) -> tuple[tuple[int, int] | None, list[str]]:
+    bounds = None
+    command = [*words]
+    if len(words) > 1 and words[0].isdecimal() and words[1].isdecimal():
+        bounds = (protocol.parse_epoch(words[0]), protocol.parse_epoch(words[1]))
+        command = command[2:]
+        if bounds[0] > bounds[1]:
+            raise click.UsageError("GOOD is older than BAD")
+    if command[:1] == ["--"]:
+        command = command[1:]
+    if not command:
+        raise click.UsageError("give a command that fails where a generation is bad")
+    return bounds, command
+
+
+def _judge(partition: Partition, epoch: int, command: Sequence[str]) -> Verdict:
+    place = str(partition.generation_path(epoch))
+    if not os.path.isdir(place):
+        return Verdict.SKIPPED  # deleted since it was listed
+    words = [word.replace("{}", place) for word in command]
+    if words == list(command):
+        words.append(place)
+    verdict = verdict_of(subprocess.run(words, check=False).returncode)
+    click.echo(f"generation {epoch}: {verdict.name.lower()}", err=True)
+    return verdict
 
 
 # --- looking ----------------------------------------------------------------------------------

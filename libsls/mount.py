@@ -4,6 +4,7 @@ Every refusal is RefusedError, an OSError whose `strerror` is the mount's own re
 Blocking; an object belongs to no thread and keeps nothing open.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -71,11 +72,17 @@ class Partition:
             raise self._missing(error) from error
 
     def delete_generation(self, epoch: int) -> None:
-        """Remove one generation. Raises RefusedError."""
-        try:
+        """Remove one generation. Raises RefusedError (ENOENT; EBUSY: it is tagged)."""
+        with self._having(epoch), self._reason(protocol.GENERATIONS):
             self.generation_path(epoch).rmdir()
-        except FileNotFoundError as error:
-            raise self._refused(error, f"has no generation {epoch}; see slsctl ls") from error
+
+    @contextmanager
+    def _having(self, epoch: int) -> Iterator[None]:
+        """Within, what is not found is the generation."""
+        if self.exists() and not self.generation_path(epoch).is_dir():
+            error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise self._refused(error, f"has no generation {epoch}; see slsctl ls")
+        yield
 
     def exists(self) -> bool:
         """Whether the partition is there."""
@@ -100,7 +107,7 @@ class Partition:
                 os.close(descriptor)
 
     @contextmanager
-    def _reason(self, file: File) -> Iterator[None]:
+    def _reason(self, file: str) -> Iterator[None]:
         """Turn the errno of what is done within into the reason that the log gives for it."""
         offset = self._log_size()
         try:
@@ -118,7 +125,7 @@ class Partition:
         except OSError:
             return 0
 
-    def _logged(self, error: OSError, file: File, offset: int) -> RefusedError:
+    def _logged(self, error: OSError, file: str, offset: int) -> RefusedError:
         lines = self._log_from(offset).decode(errors="replace").splitlines()
         reasons = (line.partition(" error: ")[2] for line in reversed(lines))
         reason = next(filter(None, reasons), "") or os.strerror(error.errno or 0)
@@ -206,6 +213,35 @@ class Partition:
             return _load(self.generation_path(epoch).joinpath("info").read_bytes())
         except FileNotFoundError as error:
             raise self._refused(error, f"has no generation {epoch}; see slsctl ls") from error
+
+    def difference(self, old: int | None, new: int) -> bytes:
+        """What differs between two generations; without `old`, from the parent of `new`. Raises RefusedError."""
+        generations = self.path / protocol.GENERATIONS
+        place = f"{new}/diff" if old is None else f"{old}..{new}"
+        for epoch in (new, old or new):
+            with self._having(epoch):
+                pass
+        with self._reason(protocol.GENERATIONS):
+            return (generations / place).read_bytes()
+
+    # --- tags ---
+
+    def tags(self) -> dict[str, int]:
+        """Names of generations."""
+        place = self.path / protocol.TAGS
+        with self._reason(protocol.TAGS):
+            links = {name: os.readlink(place / name) for name in sorted(os.listdir(place))}
+        return {name: protocol.parse_tag_target(link.encode()) for name, link in links.items()}
+
+    def tag(self, name: str, epoch: int) -> None:
+        """Name a generation, which pins it. Raises RefusedError (EEXIST, ENOENT, EINVAL)."""
+        with self._reason(protocol.TAGS):
+            os.symlink(f"../{protocol.GENERATIONS}/{epoch}", self.path / protocol.TAGS / name)
+
+    def remove_tag(self, name: str) -> None:
+        """Take a name away. Raises RefusedError (ENOENT)."""
+        with self._reason(protocol.TAGS):
+            (self.path / protocol.TAGS / name).unlink()
 
     # --- state ---
 
