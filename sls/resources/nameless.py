@@ -161,6 +161,13 @@ def nameless_descriptor(ctx: RestoreContext, inode: Nameless, mode: int) -> int:
     return ctx.once(("inode", inode.content.object_id, mode), make)
 
 
+def tmpfile_original(ctx: RestoreContext, inode: Nameless) -> int:
+    """A duplicate of what open(2) with O_TMPFILE gave, the only one whose flags say so."""
+    nameless_descriptor(ctx, inode, os.O_RDONLY)
+    original: int = ctx.once(("original", inode.content.object_id), lambda: -1)
+    return os.dup(original)
+
+
 def seal(ctx: RestoreContext, inode: Nameless) -> None:
     """Put the seals of a memfd on, once all its writable mappings are there."""
 
@@ -184,6 +191,9 @@ def _make(ctx: RestoreContext, inode: Nameless) -> int:
         ) from error
     try:
         _fill(ctx, inode, fd)
+        if inode.kind is NamelessKind.TMPFILE:
+            original = ctx.opened(os.dup(fd))
+            ctx.once(("original", inode.content.object_id), lambda: original)
         return ctx.opened(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
     finally:
         os.close(fd)

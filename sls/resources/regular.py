@@ -18,11 +18,13 @@ from sls.resources.nameless import (
     is_nameless,
     nameless_descriptor,
     other_name,
+    tmpfile_original,
 )
 
 _OF_A_PROCESS: Final = re.compile(rb"/proc/\d+(/|$)")
 _QUEUE_BYTES: Final = 80  # FILENT_SIZE of ipc/mqueue.c
 _CREATION_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
+_TMPFILE_FLAGS: Final = os.O_TMPFILE | os.O_RDWR
 # O_TMPFILE includes O_DIRECTORY, which no deleted file has; the link in /proc is a link indeed
 _REOPEN_FLAGS: Final = ~(os.O_TMPFILE | os.O_NOFOLLOW)
 
@@ -76,6 +78,10 @@ class Regular(FileType[RegularRecord]):
     def restore(self, ctx: RestoreContext, record: RegularRecord) -> int:
         path: bytes | str = record.path
         flags = record.flags
+        if record.inode is not None and flags & _TMPFILE_FLAGS == _TMPFILE_FLAGS:
+            fd = tmpfile_original(ctx, record.inode)
+            os.lseek(fd, record.position, os.SEEK_SET)
+            return fd
         if record.inode is not None:
             path = f"/proc/self/fd/{nameless_descriptor(ctx, record.inode, os.O_RDONLY)}"
             flags &= _REOPEN_FLAGS

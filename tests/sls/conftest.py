@@ -96,3 +96,25 @@ def refused(request: pytest.FixtureRequest, tmp_path: Path, binaries: Path) -> R
         return keeper(program, *case, descriptors=descriptors).refusal
 
     return refuse
+
+
+class Either(Protocol):
+    """Runs a program that is restored or refused; returns the words of the refusal. It skips what is absent here."""
+
+    def __call__(self, program: str, *case: object) -> str: ...
+
+
+@pytest.fixture(params=[pytest.param(Way.EITHER, id="either", marks=pytest.mark.root)])
+def either(request: pytest.FixtureRequest, tmp_path: Path, binaries: Path) -> Either:
+    """Kept or refused by name: never lost without a word, never harmed."""
+
+    def run_either(program: str, *case: object) -> str:
+        command = [*command_of(program, binaries), str(tmp_path / "go"), *map(str, case)]
+        outcome = run(command, tmp_path, request.param)
+        if outcome.failure.endswith("absent\n"):
+            pytest.skip(f"{' '.join(map(str, case))} is absent here")
+        if outcome.failure:
+            pytest.fail(f"{program} {' '.join(map(str, case))}: {outcome.failure}", pytrace=False)
+        return outcome.refusal
+
+    return run_either

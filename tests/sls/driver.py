@@ -52,6 +52,7 @@ class Way(enum.Enum):
     RESTORED = "restored"
     REFUSED = "refused"
     CONFLICT = "conflict"
+    EITHER = "restored or refused"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -249,6 +250,12 @@ class _Run:
             raise ProgramError("was captured; it should have been refused")
         _compare(before, [_visible_state(pid) for pid in self._tree()])
 
+    def come_back_or_be_refused(self) -> None:
+        try:
+            self.come_back()
+        except UnsupportedResourceError as error:
+            self._refusal = str(error)
+
     def conflict(self) -> None:
         tracer = Tracer()
         capture = self._capture(tracer)
@@ -273,6 +280,7 @@ _WAYS: Final = {
     Way.RESTORED: _Run.come_back,
     Way.REFUSED: _Run.be_refused,
     Way.CONFLICT: _Run.conflict,
+    Way.EITHER: _Run.come_back_or_be_refused,
 }
 
 
