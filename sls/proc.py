@@ -383,10 +383,25 @@ def cgroup_mounts() -> dict[bytes, bytes]:
 # --- sockets --------------------------------------------------------------------------------------------------------
 
 
-def net_table(name: str) -> list[list[str]]:
+def net_table(name: str, *, heading: bool = True) -> list[list[str]]:
     """Rows of /proc/net/<name> of this process's network namespace, in words, without the heading."""
-    with open(f"/proc/net/{name}", encoding="ascii") as file:
-        return [line.split() for line in file.read().splitlines()[1:]]
+    try:
+        with open(f"/proc/net/{name}", encoding="ascii") as file:
+            return [line.split() for line in file.read().splitlines()[heading:]]
+    except FileNotFoundError:
+        return []  # a kernel without that protocol
+
+
+def multicast_groups() -> list[tuple[str, bytes]]:
+    """(device, address in network order) of every group that some socket of the machine is in."""
+    found = [(row[1], bytes.fromhex(row[2])) for row in net_table("igmp6", heading=False)]
+    device = ""
+    for row in net_table("igmp"):
+        if row[0].isdigit():
+            device = row[1]
+        else:
+            found.append((device, bytes.fromhex(row[0])[::-1]))
+    return found
 
 
 def has_netlink_dump(inode: int) -> bool:

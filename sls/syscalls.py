@@ -443,6 +443,37 @@ def io_priority(tid: int) -> int:
     return syscall("ioprio_get", 1, tid)
 
 
+_SOL_SOCKET, _SO_ATTACH_FILTER = 1, 26
+
+
+def socket_filter(fd: int) -> bytes:
+    """SO_GET_FILTER: a socket's classic BPF program, 8 bytes an instruction. OSError EACCES: it is an extended one."""
+    count = ctypes.c_int(0)
+    syscall("getsockopt", fd, _SOL_SOCKET, _SO_ATTACH_FILTER, 0, ctypes.addressof(count))
+    if not count.value:
+        return b""
+    program = ctypes.create_string_buffer(8 * count.value)
+    where = ctypes.addressof(program)
+    syscall("getsockopt", fd, _SOL_SOCKET, _SO_ATTACH_FILTER, where, ctypes.addressof(count))
+    return program.raw
+
+
+def query_socket_option(fd: int, level: int, number: int, argument: bytes) -> bytes:
+    """getsockopt(2) of an option that reads its buffer first (MCAST_MSFILTER); the buffer as it is then."""
+    buffer = ctypes.create_string_buffer(argument, len(argument))
+    length = ctypes.c_int(len(argument))
+    syscall("getsockopt", fd, level, number, ctypes.addressof(buffer), ctypes.addressof(length))
+    return buffer.raw[: length.value]
+
+
+def attach_socket_filter(fd: int, program: bytes) -> None:
+    """SO_ATTACH_FILTER, with what `socket_filter` gave."""
+    instructions = ctypes.create_string_buffer(program, len(program))
+    argument = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(instructions))
+    buffer = ctypes.create_string_buffer(argument, len(argument))
+    syscall("setsockopt", fd, _SOL_SOCKET, _SO_ATTACH_FILTER, ctypes.addressof(buffer), len(argument))
+
+
 def peek_short(fd: int, length: int, flags: int) -> int:
     """recvfrom(2) of `length` bytes into room for one less, behind which nothing is mapped: how many were copied.
 

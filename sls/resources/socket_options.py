@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
+from sls import syscalls
 from sls.resources.base import OpenFile, Record, RestoreContext
 
 _SOL_UDP: Final = 17
@@ -19,11 +20,12 @@ _SOL_NETLINK: Final = 270
 _INT: Final = 4
 _TIMEVAL: Final = 16
 _SO_SNDBUF, _SO_RCVBUF, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 7, 8, 32, 33
+_SO_ATTACH_FILTER, _SO_LOCK_FILTER = 26, 44
 _SO_PEEK_OFF: Final = 42
 _SO_TYPE, _SO_PROTOCOL, _SO_DOMAIN = 3, 38, 39
 
 # Numbers of include/uapi/asm-generic/socket.h; in the order in which they are set. SO_PRIORITY stands behind IP_TOS,
-# which changes it; the filters come last, by `_LOCKS`.
+# which changes it; a filter (SO_ATTACH_FILTER) and its lock come last.
 _SOCKET: Final = (
     (1, _INT),  # SO_DEBUG
     (2, _INT),  # SO_REUSEADDR
@@ -94,13 +96,13 @@ _IP: Final = (
     (51, _INT),  # IP_LOCAL_PORT_RANGE
 )
 _IP_RAW: Final = ((3, _INT), (22, _INT))  # IP_HDRINCL, IP_NODEFRAG
-_IPV6: Final = (
-    (26, _INT),  # IPV6_V6ONLY
-    *(
-        (number, _INT)
-        for number in (16, 17, 18, 19, 23, 25, 29, 30, 31, 33, 49, 51, 53, 56, 58, 60)
-    ),
-    *((number, _INT) for number in (62, 66, 67, 70, 72, 73, 74, 75, 76, 77, 78)),
+# IPV6_V6ONLY first; then the rest of include/uapi/linux/in6.h that is a number and can be read
+_IPV6: Final = tuple(
+    (number, _INT)
+    for number in (
+        *(26, 2, 3, 4, 5, 8, 11, 16, 17, 18, 19, 23, 25, 29, 30, 31, 33, 49, 51, 53, 56, 58, 60),
+        *(62, 66, 67, 70, 72, 73, 74, 75, 76, 77, 78),
+    )
 )
 _TCP: Final = (
     (1, _INT),  # TCP_NODELAY
@@ -120,6 +122,8 @@ _TCP: Final = (
     (36, _INT),  # TCP_INQ
     (37, _INT),  # TCP_TX_DELAY
     (44, _INT),  # TCP_RTO_MAX_MS
+    (45, _INT),  # TCP_RTO_MIN_US
+    (46, _INT),  # TCP_DELACK_MAX_US
 )
 # Before a connection only: the values of an established one are the kernel's own.
 _TCP_UNCONNECTED: Final = (
@@ -206,17 +210,30 @@ def _table(kind: SocketKind, *, is_connected: bool) -> Iterator[tuple[int, int, 
 
 def capture_options(file: OpenFile, *, is_connected: bool = False) -> tuple[SocketOption, ...]:
     """Every option that the kernel reads out. `is_connected`: leave out what a connection decides by itself."""
+    kind = socket_kind(file)
     with socket_view(file.descriptor) as view:
-        kind = SocketKind(view.family, view.type, view.proto)
         found = (
-            (level, number, _read(view, level, number, size))
-            for level, number, size in _table(kind, is_connected=is_connected)
-        )
-        return tuple(
             SocketOption(level=level, number=number, value=value)
-            for level, number, value in found
-            if value is not None
+            for level, number, size in _table(kind, is_connected=is_connected)
+            if (value := _read(view, level, number, size)) is not None
         )
+        lock = view.getsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, _INT)
+        return (*found, *_filter(file), _socket_option(_SO_LOCK_FILTER, lock))
+
+
+def _socket_option(number: int, value: bytes) -> SocketOption:
+    return SocketOption(level=socket.SOL_SOCKET, number=number, value=value)
+
+
+def _filter(file: OpenFile) -> Iterator[SocketOption]:
+    try:
+        program = syscalls.socket_filter(file.descriptor)
+    except PermissionError:
+        raise file.unsupported(
+            "an extended BPF filter on a socket cannot be read back; detach it before the checkpoint"
+        ) from None
+    if program:
+        yield _socket_option(_SO_ATTACH_FILTER, program)
 
 
 def _read(view: socket.socket, level: int, number: int, size: int) -> bytes | None:
@@ -230,8 +247,7 @@ def restore_options(ctx: RestoreContext, fd: int, options: Sequence[SocketOption
     """Set every option in which the socket differs; one that this kernel refuses becomes a note."""
     with socket_view(fd) as view:
         for option in options:
-            current = _read(view, option.level, option.number, max(len(option.value), _INT))
-            if current == option.value:
+            if _is_set(view, option):
                 continue
             try:
                 _write(view, option)
@@ -243,8 +259,17 @@ def restore_options(ctx: RestoreContext, fd: int, options: Sequence[SocketOption
                 )
 
 
+def _is_set(view: socket.socket, option: SocketOption) -> bool:
+    if (option.level, option.number) == (socket.SOL_SOCKET, _SO_ATTACH_FILTER):
+        return syscalls.socket_filter(view.fileno()) == option.value
+    return _read(view, option.level, option.number, max(len(option.value), _INT)) == option.value
+
+
 def _write(view: socket.socket, option: SocketOption) -> None:
     number, value = option.number, option.value
+    if (option.level, number) == (socket.SOL_SOCKET, _SO_ATTACH_FILTER):
+        syscalls.attach_socket_filter(view.fileno(), value)
+        return
     if option.level == socket.SOL_SOCKET and number in (_SO_SNDBUF, _SO_RCVBUF):
         # socket(7): the kernel doubles what it is given; FORCE goes beyond the sysctl's limit.
         number = _SO_SNDBUFFORCE if number == _SO_SNDBUF else _SO_RCVBUFFORCE

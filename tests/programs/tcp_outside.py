@@ -10,7 +10,7 @@ from tests.programs.protocol import CASE, expect, finish, wait_for_go
 
 listener = socket.create_server(("127.0.0.1", 0))
 with open("address.new", "w", encoding="ascii") as file:
-    file.write("127.0.0.1 {}".format(listener.getsockname()[1]))
+    file.write(f"127.0.0.1 {listener.getsockname()[1]}")
 os.rename("address.new", "address")
 accepted, client = listener.accept()
 accepted.settimeout(5)

@@ -14,6 +14,7 @@ from sls.resources.inet.address import (
     socket_address,
 )
 from sls.resources.inet.inject import Datagram, inject
+from sls.resources.inet.multicast import Membership, capture_memberships, restore_memberships
 from sls.resources.socket_options import (
     SocketOption,
     capture_options,
@@ -36,6 +37,7 @@ class UdpSocketRecord(FileRecord, frozen=True, tag="udp_socket"):
     remote: InetAddress | None
     options: tuple[SocketOption, ...]
     queue: tuple[Datagram, ...]
+    memberships: tuple[Membership, ...] = ()
 
 
 class UdpSocket(FileType[UdpSocketRecord]):
@@ -63,6 +65,7 @@ class UdpSocket(FileType[UdpSocketRecord]):
                 local=local_address(view),
                 remote=remote_address(view),
                 options=options,
+                memberships=capture_memberships(view),
                 queue=_queue(view) if is_peekable(ctx, file, view) else (),
             )
 
@@ -74,6 +77,7 @@ class UdpSocket(FileType[UdpSocketRecord]):
                 bind(view, record.local)
                 _refill(ctx, view, record.local, record.queue)
                 restore_options(ctx, view.fileno(), record.options)
+            restore_memberships(ctx, view, record.memberships)
             if record.remote is not None:
                 _connect(view, record.remote)
         except BaseException:

@@ -20,3 +20,9 @@ def test_217_queue(kept: Kept, host: str, mode: str) -> None:
 )
 def test_217_boundaries(kept: Kept, size: int, count: int) -> None:
     kept("udp.py", "127.0.0.1", size, count, "bound")
+
+
+@pytest.mark.parametrize("mode", ["any", "source"])
+@pytest.mark.parametrize("version", ["4", "6"])
+def test_multicast_membership(kept: Kept, version: str, mode: str) -> None:
+    assert not kept("multicast.py", version, mode).notes
