@@ -22,6 +22,8 @@ from sls.syscalls import SYSCALL_NUMBERS, Registers
 _PATIENCE_S: Final = 1.0
 _PAUSE_S: Final = 0.005
 _STOP_TIMEOUT_S: Final = 0.3
+_VFORK_WAIT_S: Final = 0.05
+_VFORK_PAUSE_S: Final = 0.0002
 _BIRTH_CALLS: Final = frozenset(SYSCALL_NUMBERS[name] for name in ("vfork", "clone", "clone3"))
 
 
@@ -76,6 +78,10 @@ def _traced(pid: int, tracer: str) -> FreezeError:
 class _MovedError(Exception):
     """A task did something in the meantime (vfork, execve, an end) after which the set has to be stopped anew."""
 
+    def __init__(self, pid: int, what: str) -> None:
+        self.pid = pid
+        super().__init__(what)
+
 
 class Frozen:
     """The stopped set. Use as a context manager: leaving lets every task go, also after an error.
@@ -106,6 +112,8 @@ class Frozen:
                 return self
             except (_MovedError, TimeoutError) as error:
                 culprit = min(self._tids.values(), default=0)
+                if isinstance(error, _MovedError):
+                    culprit = error.pid
                 self.thaw()
                 if time.monotonic() > deadline:
                     reason = f"cannot be stopped at the moment: {error}; try again"
@@ -163,15 +171,18 @@ class Frozen:
                 continue
             known = self.processes.get(pid)
             if known is not None and not known.threads.keys() <= set(tids):
-                raise _MovedError(f"a thread of pid {pid} ended")
+                raise _MovedError(pid, "a thread of it ended")
             for tid in tids:
                 if tid not in self._tids and self._seize(pid, tid, is_last=len(tids) == 1):
                     new.append((pid, tid))
         return new
 
     def _seize(self, pid: int, tid: int, *, is_last: bool) -> bool:
-        if self._sleepers.look(tid) in _BIRTH_CALLS and _is_uninterruptible(tid):
-            raise _MovedError("it waits for a child that it made with vfork(2)")
+        deadline = time.monotonic() + _VFORK_WAIT_S
+        while self._sleepers.look(tid) in _BIRTH_CALLS and _is_uninterruptible(tid):
+            if time.monotonic() > deadline:
+                raise _MovedError(pid, "it waits for a child that it made with vfork(2)")
+            time.sleep(_VFORK_PAUSE_S)
         try:
             syscalls.seize(tid)
         except TaskDiedError:
@@ -214,10 +225,12 @@ class Frozen:
                 self._stopped.add(tid)
                 if stop.event == syscalls.PTRACE_EVENT_STOP:
                     break
-                if stop.event in syscalls.BIRTH_EVENTS:
-                    self._adopt(syscalls.event_message(tid))
                 if stop.event == syscalls.VFORK_EVENT:
-                    raise _MovedError("it waits for a child that it made with vfork(2)")
+                    # its parent stops when it has run another program, which it can only if it is let go
+                    _is_let_go_once_stopped(syscalls.event_message(tid), _STOP_TIMEOUT_S)
+                elif stop.event in syscalls.BIRTH_EVENTS:
+                    self._adopt(syscalls.event_message(tid))
+                syscalls.interrupt(tid)  # any stop takes the place of the one that was asked for
                 syscalls.resume(tid, 0 if stop.event else stop.signal)
                 self._stopped.discard(tid)
             registers = syscalls.get_registers(tid)
@@ -247,7 +260,7 @@ class Frozen:
             except ChildProcessError:
                 ended_or_moved = pid
             if ended_or_moved:
-                raise _MovedError(f"pid {pid} ended or ran another program")
+                raise _MovedError(pid, "it ended or ran another program")
 
     def _adopt(self, tid: int) -> None:
         """Take in a task that was born traced and stopped."""

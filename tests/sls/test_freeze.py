@@ -1,0 +1,125 @@
+"""Stopping a set of tasks: whatever they do meanwhile, and letting them go."""
+
+import errno
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from sls import proc, syscalls
+from sls.capture import Tracer
+from sls.errors import FreezeError, TaskDiedError
+from sls.freeze import Frozen, refuse_unfit
+from tests.sls.apart import Program, apart, start_apart
+from tests.sls.driver import command_of
+
+pytestmark = pytest.mark.root
+STORMS = ["fork", "vfork", "thread", "map", "exec", "exec-threads"]
+
+
+def start(tmp_path: Path, binaries: Path, program: str, *case: str) -> Program:
+    started = Program([*command_of(program, binaries), str(tmp_path / "go"), *case], tmp_path)
+    while not started.lines():
+        time.sleep(0.001)
+    return started
+
+
+@pytest.mark.parametrize("storm", STORMS)
+def test_captures_in_a_storm(tmp_path: Path, binaries: Path, storm: str) -> None:
+    def capture_often() -> None:
+        tracer = Tracer()
+        done = 0
+        for _ in range(15):
+            with suppress(TaskDiedError, FreezeError):
+                tracer.capture(program.tree, full=True, track=False)
+                done += 1
+        assert done > 3
+
+    with start(tmp_path, binaries, "storm.c", storm) as program:
+        apart(capture_often)
+        (tmp_path / "go").touch()
+        assert program.process.wait(10) == 0
+        assert program.lines() == ["ready", "ok"]
+
+
+def test_a_long_vfork_is_refused_for_now(tmp_path: Path, binaries: Path) -> None:
+    def be_refused() -> None:
+        start_ns = time.monotonic_ns()
+        with pytest.raises(FreezeError, match="vfork") as raised:
+            Tracer().capture(program.tree, full=True, track=False)
+        assert raised.value.errno == errno.EAGAIN
+        assert time.monotonic_ns() - start_ns < 2e9
+
+    with start(tmp_path, binaries, "storm.c", "long-vfork") as program:
+        time.sleep(0.05)
+        apart(be_refused)
+        assert not program.is_stopped()
+
+
+def test_x26_a_traced_process_is_refused(tmp_path: Path, binaries: Path) -> None:
+    def trace() -> None:
+        syscalls.seize(program.pid)
+        os.write(ready, b"x")
+        os.read(end, 1)
+
+    def be_refused() -> None:
+        with pytest.raises(FreezeError, match=f"is traced by pid {debugger}") as raised:
+            refuse_unfit(program.pid)
+        assert raised.value.errno == errno.EBUSY
+        with (
+            pytest.raises(FreezeError, match=f"is traced by pid {debugger}"),
+            Frozen(lambda: [program.pid]),
+        ):
+            pass
+
+    (wait_ready, ready), (end, go_on) = os.pipe(), os.pipe()
+    with start(tmp_path, binaries, "ticker.c") as program:
+        debugger = start_apart(trace)
+        os.read(wait_ready, 1)
+        apart(be_refused)
+        os.write(go_on, b"x")
+        assert os.waitpid(debugger, 0)[1] == 0
+        program.wait_progress()
+    for fd in (wait_ready, ready, end, go_on):
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("pid", "words", "code"),
+    [
+        (2, "is a kernel thread", errno.EINVAL),
+        (1 << 22, "does not exist", errno.ESRCH),
+    ],
+    ids=["kernel-thread", "nobody"],
+)
+def test_unfit_numbers_are_refused(pid: int, words: str, code: int) -> None:
+    if pid == 2 and not proc.stat(2).is_kernel_thread:
+        pytest.skip("no kernel threads in this pid namespace")
+    with pytest.raises(FreezeError, match=words) as raised:
+        refuse_unfit(pid)
+    assert raised.value.errno == code
+
+
+def test_zombie_is_refused() -> None:
+    pid = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(FreezeError, match="zombie"):
+        refuse_unfit(pid)
+    os.waitpid(pid, 0)
+
+
+def test_everyone_goes_on_after_an_error(tmp_path: Path, binaries: Path) -> None:
+    def fail() -> None:
+        with suppress(ZeroDivisionError), Frozen(program.tree) as frozen:
+            assert set(frozen.processes) == set(program.tree())
+            assert program.is_stopped()
+            raise ZeroDivisionError
+        assert not program.is_stopped()
+
+    with start(tmp_path, binaries, "ticker.c") as program:
+        apart(fail)
+        program.wait_progress()
+        lines = [int(line) for line in program.lines()]
+        assert lines == list(range(1, len(lines) + 1))
