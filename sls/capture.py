@@ -101,6 +101,7 @@ class Tracer:
         self._kernel = platform.release()
         self._boot_id = proc.boot_id()
         self._sleepers = Sleepers()
+        self._has_base = False  # whether the last capture is one that a delta can build on
 
     def capture(
         self,
@@ -114,8 +115,9 @@ class Tracer:
     ) -> Capture:
         """Stop `members` (asked again until no new one appears), take everything, let them go.
 
-        A delta when every member was tracked since the last capture and not `full`. Raises UnsupportedResourceError,
-        FreezeError, TaskDiedError; the tasks go on in any case. Bytes go into `buffer`, else into the tracer's own.
+        A delta when there was a tracked capture before and not `full`; who is new since comes whole. Raises
+        UnsupportedResourceError, FreezeError, TaskDiedError; the tasks go on in any case. Bytes go into `buffer`, else
+        into the tracer's own.
         `stay`: the next capture follows soon, so the arenas stay in the processes; `leave` takes them out.
         `at_rest` is called while everyone stands still.
         """
@@ -136,7 +138,7 @@ class Tracer:
             clock.lap("prepare")
             image = session.read_all()
             clock.lap("read")
-            is_delta = not full and session.is_known
+            is_delta = not full and self._has_base
             objects = early.objects + session.copy_all(full=not is_delta, but=early.pids)
             clock.lap("copy")
             if at_rest is not None:
@@ -145,6 +147,7 @@ class Tracer:
         clock.lap("thaw")
         stop_ns = time.monotonic_ns() - frozen.since_ns + early.stop_ns
         self._forget_gone(session.pids)
+        self._has_base = track
         return Capture(
             image, objects, is_delta, stop_ns, clock.stages,
             sum(end - start for one in objects for start, end in one.ranges) // syscalls.PAGE_BYTES,
@@ -179,6 +182,7 @@ class Tracer:
         except SlsError:
             return  # they have ended, or cannot be stopped now: a mapping that nobody uses stays
         finally:
+            self._has_base = False
             self._forget_gone([])
 
     def member(self, pid: int, tid: int, start_time: int) -> _Member:
@@ -194,6 +198,7 @@ class Tracer:
 
     def forget(self) -> None:
         """The last capture did not become a generation: the next one is full."""
+        self._has_base = False
         for member in self._members.values():
             member.tracker.forget()
 
@@ -298,7 +303,6 @@ class _Session:
         self._frozen = frozen
         self._stay = stay
         self.pids = sorted(frozen.processes)
-        self.is_known = True
         self.processes: list[CapturedProcess] = []
         self.members: dict[int, _Member] = {}
         self._threads: dict[int, Borrowed] = {}
@@ -324,7 +328,6 @@ class _Session:
         frozen = self._frozen.processes[pid]
         member = self._tracer.member(pid, frozen.leader.tid, proc.start_time(pid))
         self.members[pid] = member
-        self.is_known &= member.tracker.is_tracking
         refuse_foreign(frozen)
         process = CapturedProcess(
             frozen, member.object_id, member.memo, is_tracked=member.tracker.is_tracking

@@ -6,7 +6,6 @@ registered is new: all its pages count. Where the kernel lacks this, every look 
 pairs [start, end), ascending, page-aligned. Single-threaded.
 """
 
-import ctypes
 import errno
 import mmap
 import os
@@ -176,7 +175,7 @@ class PageTracker:
         if full or self._captured is None or not self.is_tracking:
             self._arm(vmas)
             populated, _ = self._populated(spans)
-            changes = Changes(populated, [])
+            changes = Changes(populated, difference(self._captured or [], populated))
         else:
             written = self._written()
             populated, unregistered = self._populated(spans)
@@ -261,7 +260,7 @@ class CopyBuffer:
         # populated: first touches would otherwise cost most of a copy, inside the stop
         flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
         self._memory = mmap.mmap(self.fd, size_bytes, flags)
-        self._array: ctypes.Array[ctypes.c_char] = syscalls.shared_array(memoryview(self._memory))
+        self._array: syscalls.SharedArray = syscalls.shared_array(memoryview(self._memory))
 
     def reserve(self, size_bytes: int) -> int:
         """Room for `size_bytes`; returns its offset."""

@@ -5,7 +5,6 @@ Stages are those of `sls.resources.Stage`; each ends for all processes before th
 belongs to one thread.
 """
 
-import ctypes
 import fcntl
 import os
 import signal
@@ -282,7 +281,7 @@ class _Restore:
         memory = open_memory(pid)
 
         def write_directly(offset: int, data: memoryview) -> None:
-            array = (ctypes.c_char * len(data)).from_buffer(data)
+            array = syscalls.shared_array(data)
             done = syscalls.write_memory_from(pid, [(offset, len(data))], array)
             assert done == len(data), "a mapping that was just made takes all bytes"
 

@@ -18,7 +18,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from ptrace import PtraceError
 from ptrace.binding.func import (
@@ -378,7 +378,10 @@ def write_memory(pid: int, address: int, data: bytes) -> None:
         raise OSError(errno.EFAULT, os.strerror(errno.EFAULT), f"pid {pid} at {address:#x}")
 
 
-def shared_array(view: memoryview) -> ctypes.Array[ctypes.c_char]:
+SharedArray: TypeAlias = ctypes.Array[ctypes.c_char]
+
+
+def shared_array(view: memoryview) -> SharedArray:
     """A ctypes array over writable memory (an mmap), for the memory functions above; copies nothing."""
     return (ctypes.c_char * len(view)).from_buffer(view)
 
