@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sls.conftest import Kept
+from tests.sls.conftest import Kept, Refused
 from tests.sls.driver import PROGRAMS, Way
 
 
@@ -70,3 +70,11 @@ def test_218_port_in_use_is_named(restored: Kept, tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"], ids=["4", "6", "any6"])
 def test_x23_connection_inside(kept: Kept, host: str, mode: str) -> None:
     kept("tcp_connection.py", host, mode)
+
+
+def test_x26_data_before_accept(refused: Refused) -> None:
+    assert "has not accepted the connection yet" in refused("unread_unaccepted.py", "tcp")
+
+
+def test_listeners_that_share_a_port(kept: Kept) -> None:
+    kept("reuseport.py")

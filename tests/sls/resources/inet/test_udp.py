@@ -3,6 +3,7 @@
 import pytest
 
 from tests.sls.conftest import Kept
+from tests.sls.driver import Way
 
 
 @pytest.mark.parametrize("mode", ["bound", "connected"])
@@ -26,3 +27,12 @@ def test_217_boundaries(kept: Kept, size: int, count: int) -> None:
 @pytest.mark.parametrize("version", ["4", "6"])
 def test_multicast_membership(kept: Kept, version: str, mode: str) -> None:
     assert not kept("multicast.py", version, mode).notes
+
+
+def test_pending_error(kept: Kept) -> None:
+    """It is not taken away by a capture; after a restore it is gone, which the report says."""
+    is_restored = kept.way is Way.RESTORED
+    outcome = kept("udp_refused.py", "none" if is_restored else "ECONNREFUSED")
+    assert any("pending error" in loss.detail for loss in outcome.losses) == (
+        kept.way is not Way.UNTOUCHED
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sls.conftest import Kept
+from tests.sls.conftest import Kept, Refused
 from tests.sls.driver import Way
 
 KINDS = ["STREAM", "DGRAM", "SEQPACKET"]
@@ -74,3 +74,7 @@ def test_name_in_use_is_named(restored: Kept, tmp_path: Path) -> None:
         pytest.raises(pytest.fail.Exception, match=r"listener: Address already in use; end"),
     ):
         restored("unix_listener.py", "STREAM", "path", between=take)
+
+
+def test_x26_data_before_accept(refused: Refused) -> None:
+    assert "not accepted yet" in refused("unread_unaccepted.py", "unix")
