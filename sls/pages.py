@@ -10,9 +10,11 @@ import errno
 import mmap
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import count
 from typing import Final, NamedTuple
 
-from sls import syscalls
+from sls import proc, syscalls
 from sls.errors import TaskDiedError
 from sls.proc import VmaLine
 from sls.remote import Arena, Borrowed, call
@@ -145,14 +147,26 @@ class PageTracker:
         return self._captured is None
 
     def start(self, thread: Borrowed, arena: Arena, pidfd: int) -> None:
-        """Make the userfaultfd inside the task and take it over. Leaves `lack` when the kernel has none of that."""
+        """Make the userfaultfd inside the task and take it over. Leaves `lack` when the kernel has none of that.
+
+        One table makes it, stops, and closes it, so that it is closed also when we die meanwhile: its number is known,
+        the lowest that is free.
+        """
+        used = set(proc.entries(thread.tid, "fd"))
+        number = next(fd for fd in count() if fd not in used)
+        taken: list[int] = []
+
+        def take() -> None:
+            with suppress(OSError):  # there is none; the reply tells why
+                taken.append(syscalls.pidfd_getfd(pidfd, number))
+
         flags = os.O_CLOEXEC | os.O_NONBLOCK | _UFFD_USER_MODE_ONLY
-        (made,) = arena.run(thread, [call("userfaultfd", flags)])
-        if made.failed:
+        calls = [call("userfaultfd", flags), thread.stop_call(), call("close", number)]
+        made = arena.run(thread, calls, take)[0]
+        if made.failed or not taken:
             self.lack = f"userfaultfd: {os.strerror(-made.value)}"
             return
-        fd = syscalls.pidfd_getfd(pidfd, made.value)
-        arena.run(thread, [call("close", made.value)])
+        fd = taken[0]
         try:
             syscalls.userfaultfd_api(fd, _FEATURES)
         except OSError as error:

@@ -196,6 +196,10 @@ _CODE: Final[tuple[tuple[bytes, int | None], ...]] = (
 _HEAL_OFFSET: Final = sum(
     len(opcode) + 4 * (target is not None) for opcode, target in _CODE[: _CODE.index(_HEAL)]
 )
+_AFTER_CALL_OFFSET: Final = sum(
+    len(opcode) + 4 * (target is not None)
+    for opcode, target in _CODE[: _CODE.index((_STORE_RESULT, None))]
+)
 
 
 def assemble(control_offset: int, *, writable: bool) -> bytes:
@@ -289,8 +293,11 @@ class Borrowed:
         self._is_masked = False
         self._is_back = False
 
-    def run_at(self, address: int) -> None:
-        """Let the thread run from `address` until it raises the stop signal at itself."""
+    def run_at(self, address: int, pause: Callable[[], None] | None = None) -> None:
+        """Let the thread run from `address` until it raises the stop signal at itself.
+
+        A call of the table that raises it (`stop_call`) stops the thread as well, for `pause`.
+        """
         registers = syscalls.registers_from_bytes(bytes(self.registers))
         registers.rip = address
         registers.orig_rax = _MASK64
@@ -300,18 +307,26 @@ class Borrowed:
             syscalls.set_sigmask(self.tid, _MASK64 & ~(1 << (self.stop_signal - 1)))
             self._is_masked = True
         syscalls.resume(self.tid)
-        self._wait_for_signal(address + _HEAL_OFFSET)
+        self._wait_for_signal(address, pause)
 
-    def _wait_for_signal(self, end: int) -> None:
+    def stop_call(self) -> Call:
+        """The call that stops the thread in the middle of a table; without a tracer it does nothing."""
+        return call("tgkill", self.pid, self.tid, self.stop_signal)
+
+    def _wait_for_signal(self, start: int, pause: Callable[[], None] | None) -> None:
         """Wait for the signal raised at the end of the table; one of that number from elsewhere finds another place."""
         while True:
             stop = syscalls.wait_stop(self.tid)
             if stop.event in syscalls.BIRTH_EVENTS:
                 self.births.append(syscalls.event_message(self.tid))
             elif not stop.event:
-                if stop.signal == self.stop_signal and syscalls.get_registers(self.tid).rip == end:
+                place = syscalls.get_registers(self.tid).rip - start
+                if stop.signal == self.stop_signal and place == _HEAL_OFFSET:
                     return
-                self._deferred.append(stop.signal)
+                if stop.signal == self.stop_signal and place == _AFTER_CALL_OFFSET and pause:
+                    pause()
+                else:
+                    self._deferred.append(stop.signal)
             syscalls.resume(self.tid)
 
     def give_back(self) -> None:
@@ -375,17 +390,19 @@ class Arena:
         """Drop the tracer's side."""
         self._memory.close()
 
-    def run(self, thread: Borrowed, calls: Sequence[Call]) -> list[Reply]:
+    def run(
+        self, thread: Borrowed, calls: Sequence[Call], pause: Callable[[], None] | None = None
+    ) -> list[Reply]:
         """Make `calls` in `thread`, in order, in as few batches as they fit in.
 
-        A failed call does not end the batch; its reply tells.
+        A failed call does not end the batch; its reply tells. `pause`: run at each `thread.stop_call()` among them.
         """
         replies: list[Reply] = []
         rest = tuple(calls)
         while rest:
             layout = _laid_out(self.base + PAGE_BYTES + _AT_TABLE, self.end, rest)
             self._load(thread, layout)
-            thread.run_at(self.base)
+            thread.run_at(self.base, pause)
             replies += self._replies(thread.pid, rest, layout)
             rest = rest[layout.count :]
         return replies
