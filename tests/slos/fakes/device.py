@@ -105,12 +105,17 @@ class RecordingDevice(MemoryDevice):
 
 
 def crash_images(
-    device: RecordingDevice, chance: random.Random, orders: int
+    device: RecordingDevice,
+    chance: random.Random,
+    orders: int,
+    *,
+    part: int = 0,
+    parts: int = 1,
 ) -> Iterator[tuple[int, str, bytearray]]:
     """(operations done, how the rest was lost, image) for a power cut after every operation.
 
     Since the last sync: all writes kept, all lost, the last one torn at a sector, and `orders`
-    random choices of sectors that made it.
+    random choices of sectors that made it. Of the operations every `parts`th, from `part` on.
     """
     durable = bytearray(device.first_image)
     waiting: list[Operation] = []
@@ -121,6 +126,8 @@ def crash_images(
             waiting = []
             continue
         waiting.append(operation)
+        if done % parts != part:
+            continue
         yield done, "kept", _after(durable, waiting)
         yield done, "lost", bytearray(durable)
         if operation.kind == "write" and len(operation.data) > SECTOR:
