@@ -341,8 +341,10 @@ def _pair(ctx: RestoreContext, index: int) -> int:
 
 
 def _open_slave(master: int, flags: int) -> int:
-    """TIOCGPTPEER (Linux 4.13) needs no path."""
-    return fcntl.ioctl(master, _TIOCGPTPEER, flags | os.O_NOCTTY | os.O_CLOEXEC)
+    """TIOCGPTPEER (Linux 4.13) needs no path. O_CLOEXEC would stay in the file flags, and in fdinfo for ever."""
+    fd: int = fcntl.ioctl(master, _TIOCGPTPEER, flags & ~os.O_CLOEXEC | os.O_NOCTTY)
+    os.set_inheritable(fd, False)
+    return fd
 
 
 def _is_still_there(ctx: RestoreContext, terminal: Terminal) -> bool:

@@ -39,3 +39,7 @@ def test_terminal_that_is_gone_is_the_restorers(restored: Kept) -> None:
     finally:
         for fd in (old_master, old, master, slave):
             os.close(fd)
+
+
+def test_x27_interactive_shell(kept: Kept) -> None:
+    assert not kept("shell.py").losses
