@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -254,6 +255,10 @@ class Frozen:
         """A thread is gone. If it was by execve(2), its number is: it goes on under that of its leader."""
         self._tids.pop(tid, None)
         self._stopped.discard(tid)
+        if not _is_let_go_once_stopped(
+            tid, _STOP_TIMEOUT_S
+        ):  # its parent waits for it when we have
+            _strays.add(tid)
         if pid in self._stopped and tid != pid:
             try:
                 ended_or_moved = os.waitpid(pid, syscalls.WALL | os.WNOHANG)[0]
@@ -314,7 +319,10 @@ def _is_let_go(tid: int) -> bool:
 def _is_let_go_once_stopped(tid: int, timeout_s: float) -> bool:
     """Detach a task that may not have been asked to stop yet, or has not yet; True as well when it is gone."""
     try:
-        syscalls.interrupt(tid)
+        with suppress(
+            TaskDiedError
+        ):  # a traced zombie is its tracer's first: it has to be waited for
+            syscalls.interrupt(tid)
         stop = syscalls.wait_stop(tid, timeout_s)
         syscalls.detach(tid, 0 if stop.event else stop.signal)
     except TaskDiedError:

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from sls import proc, syscalls
-from sls.errors import UnsupportedResourceError
+from sls.errors import TaskDiedError, UnsupportedResourceError
 from sls.freeze import FrozenProcess, FrozenThread
 from sls.proc import FdInfo, VmaLine
 from sls.remote import Arena, Call, Remote
@@ -104,6 +104,7 @@ class OpenFile:
         self.file_id = file_id
         self._stat: os.stat_result | None = None
         self._descriptor: int | None = None
+        self._facts: dict[str, Any] = {}
 
     @property
     def flags(self) -> int:
@@ -126,6 +127,13 @@ class OpenFile:
         if self._descriptor is None:
             self._descriptor = syscalls.pidfd_getfd(self.process.pidfd, self.fd)
         return self._descriptor
+
+    def once(self, name: str, make: "Callable[[], T]") -> "T":
+        """Something that several kinds of files look at to tell whether this one is theirs."""
+        if name not in self._facts:
+            self._facts[name] = make()
+        found: T = self._facts[name]
+        return found
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -192,6 +200,8 @@ class CapturedProcess:
         self.stat = proc.stat(self.tid)
         self.status = proc.status(self.tid)
         self.maps_text = proc.read(self.tid, "maps")
+        if not self.maps_text:  # its memory went first
+            raise TaskDiedError(self.pid, "reading maps")
         self.maps: list[VmaLine] = memo.of(
             "maps", self.maps_text, lambda: proc.parse_maps(self.maps_text)
         )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.sls.apart import Program, apart, start_apart
 from tests.sls.driver import command_of
 
 _PTRACE: Any = vars(syscalls)["_ptrace"]
-pytestmark = [pytest.mark.root, pytest.mark.crash]
+pytestmark = [pytest.mark.root, pytest.mark.crash, pytest.mark.slow]
 
 
 class Interceptor:
@@ -49,6 +50,15 @@ def check_unharmed(program: Program) -> None:
     assert lines == list(range(1, len(lines) + 1))
 
 
+def wait_reaped(pid: int) -> None:
+    """Return when the parent has waited for a child that was killed."""
+    deadline = time.monotonic() + 5.0
+    with suppress(TaskDiedError):
+        while proc.stat(pid).is_zombie:
+            assert time.monotonic() < deadline, "its tracer keeps it"
+            time.sleep(0.001)
+
+
 def test_x01_tracer_killed_at_each_ptrace_call(tmp_path: Path, binaries: Path) -> None:
     with start(tmp_path, binaries) as program:
 
@@ -72,9 +82,12 @@ def test_task_killed_at_each_ptrace_call(tmp_path: Path, binaries: Path) -> None
             while not (children := proc.children(program.pid)):
                 program.wait_progress()
             step = Interceptor(number, lambda: os.kill(children[0], signal.SIGKILL))
+            tracer = Tracer()
             with suppress(TaskDiedError, FreezeError):
-                Tracer().capture(program.tree, full=True, track=True)
+                tracer.capture(program.tree, full=True, track=True)
             check_unharmed(program)
+            tracer.leave(program.tree)
+            wait_reaped(children[0])
             if step.count < number:
                 break
         assert number > 50
