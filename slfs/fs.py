@@ -189,10 +189,15 @@ class Filesystem(pyfuse3.Operations):
         _refuse_own(directory, ctx)
         if name in (b".", b".."):
             raise FUSEError(errno.ENOENT)  # asked by NFS servers only
-        node = await self._run(directory, directory.lookup, name)
-        if node is None:
+        if not directory.is_slow:
+            node = directory.lookup(name)
+            if node is None:
+                raise FUSEError(errno.ENOENT)
+            return await self._entry(node)
+        found, attributes = await self._run(directory, _look_up_one, directory, name)
+        if found is None:
             raise FUSEError(errno.ENOENT)
-        return await self._entry(node)
+        return await self._listed_entry(found, attributes)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, count in inode_list:
@@ -428,6 +433,14 @@ def _to_entry(attributes: Attributes, inode: int) -> EntryAttributes:
 
 
 Found = list[tuple[int, bytes, Node, Attributes | None]]
+
+def _look_up_one(directory: Directory, name: bytes) -> tuple[Node | None, Attributes | None]:
+    """A node with its attributes, in one turn of a reader."""
+    node = directory.lookup(name)
+    if node is None or isinstance(node, FilesDirectory):
+        return node, None
+    return node, node.attributes()
+
 
 
 def _look_up(directory: Directory, names: Sequence[bytes]) -> Found:

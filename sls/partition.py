@@ -190,7 +190,7 @@ class Partition(Listener):
                 lambda serial: TakeCapture(
                     serial=serial,
                     members=alive,
-                    full=full,
+                    full=full or worker.lacks_base(),
                     track=self.settings.mode is Mode.DELTA,
                     with_files=worker.has_files,
                 ),

@@ -251,6 +251,11 @@ class Tracing:
         self._last = (captured.serial, info.epoch)
         return Committed(info.epoch, captured, time.time_ns() - captured.started_ns)
 
+    def lacks_base(self) -> bool:
+        """Whether the generation that a delta would build on has been deleted."""
+        epoch = self._last[1]
+        return bool(epoch) and all(one.epoch != epoch for one in self._store.generations(self._oid))
+
     def _drop_stale(self, transaction: Any, captured: Captured, parent: int | None) -> None:
         """Remove the parent's objects that this capture no longer has: of processes that ended."""
         if parent is None:

@@ -4,13 +4,18 @@ import errno
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.slfs.history import History, looked_into
+from slos.objstore import ObjectStore
+from sls.image import MANIFEST_OBJECT
+from tests.mounts import MakeMount
+from tests.slfs.history import History, looked_into, take
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -223,3 +228,155 @@ def test_any_two_generations_are_compared_by_name(history: History) -> None:
     first = (generations / "1/diff").read_text().splitlines()
     assert first[0] == "--- nothing"
     assert first[2:] == [f"+ processes/{history.pid} (threads)"]
+
+
+# --- ordinary tools ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(history: History, tmp_path: Path) -> Path:
+    """`cp -a` of a generation."""
+    outcome = run("cp", "-a", history.generation(1), tmp_path / "copy")
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    return tmp_path / "copy"
+
+
+def test_cp_diff_grep_and_tar_work_as_on_any_tree(
+    history: History, copy: Path, tmp_path: Path
+) -> None:
+    generation = history.generation(1)
+    same = run("diff", "-r", "--no-dereference", generation, copy)
+    assert (same.returncode, same.stdout, same.stderr) == (0, "", "")
+    assert run("grep", "-rl", "worker 1", generation).stdout == f"{history.process(1)}/core\n"
+    packed = run("tar", "-C", generation.parent, "-cf", tmp_path / "all.tar", "1")
+    assert (packed.returncode, packed.stderr) == (0, "")
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    assert run("tar", "-C", unpacked, "-xpf", tmp_path / "all.tar").returncode == 0
+    assert run("diff", "-r", "--no-dereference", unpacked / "1", copy).returncode == 0
+    found = run("find", generation, "-type", "f", "-newermt", "2000-01-01", "-size", "+1M")
+    assert found.stdout == f"{history.process(1)}/core\n"
+    differing = run("diff", "-rq", "--no-dereference", generation, history.generation(2))
+    assert differing.returncode == 1
+    assert "Only in" in differing.stdout
+
+
+def every_path(place: Path) -> list[Path]:
+    return [place, *sorted(place.rglob("*"))]
+
+
+def changes_of(path: Path) -> Iterator[Callable[[], object]]:
+    """Every change of what `path` names that is tried."""
+    yield partial(os.chown, path, 1, 1, follow_symlinks=False)
+    yield partial(os.utime, path, follow_symlinks=False)
+    if path.is_symlink():
+        yield path.unlink
+    elif path.is_dir():
+        yield partial(os.chmod, path, 0o777)
+        yield (path / "new").touch
+        yield (path / "new").mkdir
+        yield partial(os.symlink, "x", path / "new")
+        yield partial(os.mkfifo, path / "new")
+    else:
+        yield path.unlink
+        yield partial(os.chmod, path, 0o777)
+        yield partial(os.open, path, os.O_WRONLY)
+        yield partial(os.open, path, os.O_RDWR | os.O_TRUNC)
+        yield partial(os.truncate, path, 0)
+        yield partial(os.link, path, path.parent / "hard")
+
+
+def test_nothing_of_a_generation_can_be_changed_by_root(history: History) -> None:
+    generation = history.generation(1)
+    for path in every_path(generation):
+        changes = [*changes_of(path)]
+        if path != generation:
+            changes.append(partial(path.rename, path.parent / "other"))
+            changes.append(path.rmdir if path.is_dir() and not path.is_symlink() else path.unlink)
+        for change in changes:
+            with pytest.raises(OSError) as caught:
+                change()
+            assert caught.value.errno == errno.EROFS, (path, change)
+
+
+TRY_ALL = """
+import errno, os, stat, sys
+for line in sys.stdin:
+    path = line.rstrip("\\n")
+    for action in (
+        lambda: os.lstat(path), lambda: os.open(path, os.O_RDONLY), lambda: os.listdir(path),
+        lambda: os.readlink(path), lambda: os.open(path, os.O_WRONLY), lambda: os.chmod(path, 0o777),
+        lambda: os.unlink(path), lambda: os.rmdir(path), lambda: os.mkdir(path + "/x"),
+        lambda: os.symlink("../generations/1", path + "/x"), lambda: os.rename(path, path + "x"),
+        lambda: os.utime(path), lambda: os.truncate(path, 0), lambda: os.getxattr(path, "user.x"),
+        lambda: os.setxattr(path, "user.x", b"x"), lambda: os.listxattr(path),
+    ):
+        try:
+            action()
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM):
+                continue
+            sys.exit(f"{path}: {error}")
+        sys.exit(f"{path}: was possible")
+"""
+
+
+def test_another_user_gets_at_nothing(history: History) -> None:
+    """Every operation on every file of a partition, by someone who is neither owner nor root."""
+    (history.partition / "tags" / "one").symlink_to("../generations/1")
+    paths = [one for one in every_path(history.partition) if one != history.partition]
+    assert len(paths) > 100
+    names = "".join(f"{one}\n" for one in [*paths, history.process(1) / "mem"])
+    outcome = subprocess.run(
+        [sys.executable, "-c", TRY_ALL],
+        input=names, user=12345, group=12345, extra_groups=[], text=True, capture_output=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert outcome.stderr == ""
+    assert outcome.returncode == 0
+    (history.partition / "tags" / "one").unlink()
+
+
+def test_private_files_are_the_owners_alone(history: History) -> None:
+    for name in ("mem", "core", "environ"):
+        assert (history.process(1) / name).stat().st_mode & 0o777 == 0o600
+    assert history.partition.stat().st_mode & 0o777 == 0o700
+
+
+# --- beside others ----------------------------------------------------------------------------
+
+
+def test_reading_goes_on_while_others_are_taken_and_deleted(history: History) -> None:
+    wanted = (history.process(1) / "core").read_bytes()
+    core = history.process(1) / "core"
+    loop = 'for i in 1 2 3 4 5 6 7 8; do cksum < "$1"; done'
+    with subprocess.Popen(
+        ["sh", "-c", loop, "sh", core], stdout=subprocess.PIPE, text=True
+    ) as reader:
+        for _ in range(8):
+            epoch = take(history.partition)
+            (history.partition / "generations" / str(epoch)).rmdir()
+        said, _ = reader.communicate(timeout=60)
+    expected = subprocess.run(["cksum"], input=wanted, capture_output=True, check=True).stdout
+    assert set(said.splitlines()) == {expected.decode().strip()}
+    newest = take(history.partition)
+    assert (history.partition / "generations" / str(newest) / "diff").read_text().startswith("--- ")
+    (history.partition / "generations" / str(newest)).rmdir()
+
+
+def test_a_long_history_is_listed_at_once(make_mount: MakeMount) -> None:
+    """By hand with 10,000: see docs/generations.md."""
+    mounted = make_mount()
+    ObjectStore.create(mounted.store)
+    with ObjectStore.open(mounted.store) as store:
+        store.create_partition(1)
+        for _ in range(300):
+            with store.begin(1) as transaction:
+                transaction.put(MANIFEST_OBJECT, b"")
+                transaction.commit(wait=False)
+    generations = mounted.mount().partition(1) / "generations"
+    names = os.listdir(generations)
+    assert sorted(map(int, names[:-1])) == list(range(1, 301))
+    assert names[-1] == "latest"
+    with os.scandir(generations) as entries:
+        assert sum(one.is_dir(follow_symlinks=False) for one in entries) == 300
