@@ -51,7 +51,7 @@ class NetlinkSocket(FileType[NetlinkSocketRecord]):
         return kind.domain == socket.AF_NETLINK and kind.protocol in _PROTOCOLS
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> NetlinkSocketRecord:
-        options = capture_options(file)
+        options = capture_options(ctx, file)
         with socket_view(file.descriptor) as view:
             _refuse_busy(file, view)
             return NetlinkSocketRecord(

@@ -63,7 +63,7 @@ class RawSocket(FileType[RawSocketRecord]):
                 protocol=view.proto,
                 local=local_address(view),
                 remote=_remote(file, view),
-                options=capture_options(file),
+                options=capture_options(ctx, file),
                 type_filter=_type_filter(view),
             )
 

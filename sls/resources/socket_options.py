@@ -1,7 +1,7 @@
 """Socket options: what getsockopt(2) reads and setsockopt(2) takes, of socket(7), ip(7), ipv6(7), tcp(7) and udp(7).
 
-Not a resource of its own: part of the record of each kind of socket. An option is set at restore only where the fresh
-socket differs, so what the program never touched follows the machine's defaults.
+Not a resource of its own: part of the record of each kind of socket. An option is kept, and set, only where the socket
+differs from a fresh one, so what the program never touched follows the machine's defaults.
 """
 
 import errno
@@ -10,10 +10,11 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Final, NamedTuple
 
 from sls import syscalls
-from sls.resources.base import OpenFile, Record, RestoreContext
+from sls.resources.base import CaptureContext, OpenFile, Record, RestoreContext
 
 _SOL_UDP: Final = 17
 _SOL_NETLINK: Final = 270
@@ -125,6 +126,10 @@ _TCP: Final = (
     (45, _INT),  # TCP_RTO_MIN_US
     (46, _INT),  # TCP_DELACK_MAX_US
 )
+# A restore sets them on its own account, or by setting another one.
+_CHANGED_BY_RESTORE: Final = {
+    (socket.SOL_SOCKET, number) for number in (socket.SO_REUSEADDR, _SO_SNDBUF, _SO_RCVBUF, 72, 12)
+}
 # Before a connection only: the values of an established one are the kernel's own.
 _TCP_UNCONNECTED: Final = (
     (2, _INT),  # TCP_MAXSEG
@@ -175,7 +180,11 @@ def inode_of(file: OpenFile) -> int:
 
 def socket_kind(file: OpenFile) -> SocketKind:
     """Family, type and protocol. Python looks at the name of a socket whose family it is not told: some have none."""
-    view = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=file.descriptor)
+    return file.once("socket kind", lambda: _kind_of(file.descriptor))
+
+
+def _kind_of(fd: int) -> SocketKind:
+    view = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
     try:
         numbers = (
             view.getsockopt(socket.SOL_SOCKET, number)
@@ -186,7 +195,9 @@ def socket_kind(file: OpenFile) -> SocketKind:
         view.detach()
 
 
-def _table(kind: SocketKind, *, is_connected: bool) -> Iterator[tuple[int, int, int]]:
+@cache
+def _table(kind: SocketKind, is_connected: bool) -> tuple[tuple[int, int, int], ...]:
+    """(level, number, bytes) of what such a socket may have, in the order in which it is set."""
     groups: list[tuple[int, Sequence[tuple[int, int]]]] = [(socket.SOL_SOCKET, _SOCKET)]
     if kind.domain in (socket.AF_INET, socket.AF_INET6):
         groups.append((socket.IPPROTO_IP, _IP))
@@ -203,22 +214,39 @@ def _table(kind: SocketKind, *, is_connected: bool) -> Iterator[tuple[int, int, 
     if kind.domain == socket.AF_NETLINK:
         groups.append((_SOL_NETLINK, _NETLINK))
     groups.append((socket.SOL_SOCKET, _PRIORITY))
-    for level, options in groups:
-        for number, size in options:
-            yield level, number, size
+    return tuple((level, number, size) for level, options in groups for number, size in options)
 
 
-def capture_options(file: OpenFile, *, is_connected: bool = False) -> tuple[SocketOption, ...]:
-    """Every option that the kernel reads out. `is_connected`: leave out what a connection decides by itself."""
+def capture_options(
+    ctx: CaptureContext, file: OpenFile, *, is_connected: bool = False
+) -> tuple[SocketOption, ...]:
+    """Every option in which the socket differs from a fresh one. `is_connected`: but what a connection decides."""
     kind = socket_kind(file)
+    usual = ctx.once(("options", kind, is_connected), lambda: _values_of_fresh(kind, is_connected))
+    found = []
     with socket_view(file.descriptor) as view:
-        found = (
-            SocketOption(level=level, number=number, value=value)
-            for level, number, size in _table(kind, is_connected=is_connected)
-            if (value := _read(view, level, number, size)) is not None
-        )
-        lock = view.getsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, _INT)
-        return (*found, *_filter(file), _socket_option(_SO_LOCK_FILTER, lock))
+        for option, value in usual:
+            level, number, size = option
+            try:
+                current = view.getsockopt(level, number, size)
+            except OSError:
+                continue
+            if current != value:
+                found.append(SocketOption(level=level, number=number, value=current))
+    return (*found, *_filter(file))
+
+
+def _values_of_fresh(
+    kind: SocketKind, is_connected: bool
+) -> list[tuple[tuple[int, int, int], bytes | None]]:
+    """Options that the kernel reads out, with their defaults; None for what is always recorded."""
+    table = _table(kind, is_connected)
+    with socket.socket(*kind) as fresh:
+        return [
+            (option, None if option[:2] in _CHANGED_BY_RESTORE else value)
+            for option in table
+            if (value := _read(fresh, *option)) is not None
+        ]
 
 
 def _socket_option(number: int, value: bytes) -> SocketOption:
@@ -234,6 +262,15 @@ def _filter(file: OpenFile) -> Iterator[SocketOption]:
         ) from None
     if program:
         yield _socket_option(_SO_ATTACH_FILTER, program)
+    with socket_view(file.descriptor) as view:
+        if view.getsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER):
+            yield _socket_option(_SO_LOCK_FILTER, struct.pack("=i", 1))
+
+
+def without_filter(options: Sequence[SocketOption]) -> Sequence[SocketOption]:
+    """All but the filter and its lock: for a socket whose queue is to be filled first."""
+    filters = (_SO_ATTACH_FILTER, _SO_LOCK_FILTER)
+    return [one for one in options if one.level != socket.SOL_SOCKET or one.number not in filters]
 
 
 def _read(view: socket.socket, level: int, number: int, size: int) -> bytes | None:

@@ -69,7 +69,7 @@ class TcpSocket(FileType[TcpSocketRecord]):
                 domain=view.family,
                 local=local_address(view),
                 backlog=backlog if is_listening else None,
-                options=capture_options(file, is_connected=connection is not None),
+                options=capture_options(ctx, file, is_connected=connection is not None),
                 connection=connection,
             )
 

@@ -22,6 +22,7 @@ from sls.resources.socket_options import (
     restore_options,
     socket_kind,
     socket_view,
+    without_filter,
 )
 from sls.resources.socket_queue import is_peekable, peek_messages
 
@@ -56,7 +57,7 @@ class UdpSocket(FileType[UdpSocketRecord]):
         )
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> UdpSocketRecord:
-        options = capture_options(file)
+        options = capture_options(ctx, file)
         with socket_view(file.descriptor) as view:
             return UdpSocketRecord(
                 file_id=file.file_id,
@@ -72,11 +73,11 @@ class UdpSocket(FileType[UdpSocketRecord]):
     def restore(self, ctx: RestoreContext, record: UdpSocketRecord) -> int:
         view = socket.socket(record.domain, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
         try:
-            restore_options(ctx, view.fileno(), record.options)
+            restore_options(ctx, view.fileno(), without_filter(record.options))
             if record.local is not None:
                 bind(view, record.local)
                 _refill(ctx, view, record.local, record.queue)
-                restore_options(ctx, view.fileno(), record.options)
+            restore_options(ctx, view.fileno(), record.options)
             restore_memberships(ctx, view, record.memberships)
             if record.remote is not None:
                 _connect(view, record.remote)

@@ -89,7 +89,7 @@ class UnixSocket(FileType[UnixSocketRecord]):
         queue = _queues(ctx)[file.file_id]
         state = _known(ctx)[inode_of(file)].state
         is_listening = state.state == sock_diag.TCP_LISTEN
-        options = capture_options(file)
+        options = capture_options(ctx, file)
         with socket_view(file.descriptor) as view:
             return UnixSocketRecord(
                 file_id=file.file_id,
