@@ -16,6 +16,7 @@ from sls import syscalls
 from sls.resources.base import CaptureContext, OpenFile
 
 _SO_PEEK_OFF: Final = 42
+_FROM_THE_HEAD: Final = -1
 _SIOCINQ: Final = 0x541B
 _MESSAGE_BYTES: Final = 1 << 22
 _ANCILLARY_BYTES: Final = 1 << 13
@@ -52,11 +53,12 @@ def is_peekable(ctx: CaptureContext, file: OpenFile, view: socket.socket) -> boo
 
 def peek_messages(view: socket.socket) -> Iterator[PeekedMessage]:
     """Every message of a queue that keeps boundaries, in order."""
-    first = _peek(view)
-    if first is None or _is_end(view, first):
-        return
-    yield first
-    with peek_offset(view, len(first.data)):
+    with peek_offset(view, _FROM_THE_HEAD):
+        first = _peek(view)
+        if first is None or _is_end(view, first):
+            return
+        yield first
+        view.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, len(first.data))
         while (message := _peek(view)) is not None and not _is_end(view, message):
             yield message
 
