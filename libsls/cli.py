@@ -1,9 +1,8 @@
 """slsctl: the command line, operating through the mount.
 
 Exit status: 0 done, 1 refused or failed (the reason on standard error), 2 misuse; `restore` and
-`spawn` in the foreground end with their process's own. `mkfs`, `fsck`, `dump` and `copy` work on a
-store without a mount and are the one place that imports slos. Longer than other modules, for all
-commands share options and printing.
+`spawn` in the foreground end with their process's own. The commands on a store without a mount are
+in `store_commands`. Longer than other modules, for all commands share options and printing.
 """
 
 import json
@@ -27,6 +26,7 @@ from libsls.foreground import Forwarder, wait_child, wait_restored
 from libsls.mount import NoMountError, Partition, RefusedError, find_mount, partitions
 from libsls.protocol import Backend, File, Mode, ProtocolError
 from libsls.sparse import copy_sparse
+from libsls.store_commands import COMMANDS as STORE_COMMANDS
 
 EXIT_REFUSED: Final = 1
 SPAWN_EXEC_FAILED: Final = 127
@@ -99,6 +99,10 @@ def slsctl() -> None:
 
     The mount is found by itself: $SLFS_MOUNT, else the mount table.
     """
+
+
+for store_command in STORE_COMMANDS:
+    slsctl.add_command(store_command)
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from slos import lifecycle
 from slos.device import Device
-from slos.errors import SlosError
+from slos.errors import SlosError, device_error
 from slos.format import SUPERBLOCK_BYTES, SUPERBLOCK_OFFSETS, Superblock, decode_superblock
 from slos.objstore import ObjectStore
 from slos.store import PAGE_BYTES
@@ -116,6 +116,8 @@ def _superblock(device: Device, offset: int) -> Item:
         return SuperblockItem(offset, decode_superblock(device.read(offset, SUPERBLOCK_BYTES)))
     except SlosError as error:
         return ProblemItem(f"superblock at {offset}: {error}")
+    except OSError as error:
+        return ProblemItem(str(device_error(error, f"reading the superblock at {offset}")))
 
 
 def _segments(store: ObjectStore) -> Iterator[Item]:
@@ -171,3 +173,8 @@ def as_text(item: Item) -> str:
     fields: dict[str, Any] = msgspec.structs.asdict(item)
     words = [f"{name}={value!r}" for name, value in fields.items()]
     return f"{item.__struct_config__.tag} {' '.join(words)}"
+
+
+def as_json(item: Item) -> str:
+    """One JSON object, bytes in base64; msgspec decodes it as an `Item` again."""
+    return msgspec.json.encode(item).decode()

@@ -92,6 +92,17 @@ class InvalidRequestError(SlosError):
 
 
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_PATH_ERRNOS = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EACCES,
+        errno.EPERM,
+    }
+)
 
 
 def device_error(error: OSError, doing: str, offset: int = -1) -> SlosError:
@@ -107,8 +118,11 @@ def device_error(error: OSError, doing: str, offset: int = -1) -> SlosError:
         return ReadOnlyStoreError(
             f"{doing}: {reason}; remount the store's file system read-write", offset=offset
         )
+    advice = "check the device below the store (dmesg), then run slsctl fsck"
+    if number in _PATH_ERRNOS:
+        advice = "check the store's path and permissions"
     return StoreDeviceError(
-        f"{doing}: {reason}; check the device below the store (dmesg), then run slsctl fsck",
+        f"{doing}: {reason}; {advice}",
         errno=number,
         offset=offset,
     )

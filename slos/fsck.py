@@ -34,7 +34,7 @@ from slos.format import (
 from slos.reach import newly_reached
 from slos.store import PAGE_BYTES
 
-_MAX_PROBLEMS = 1000
+MAX_PROBLEMS = 1000
 _SHIFT = np.uint64(4)
 
 Progress = Callable[[str, int, int], None]
@@ -66,6 +66,11 @@ class FsckReport(msgspec.Struct, frozen=True, kw_only=True):
     def is_clean(self) -> bool:
         """Whether nothing was wrong."""
         return not self.problems
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there may be more problems than are listed."""
+        return len(self.problems) == MAX_PROBLEMS
 
 
 def fsck(
@@ -133,7 +138,7 @@ class _Checker:
         )
 
     def _problem(self, problem: Problem) -> None:
-        if len(self._problems) < _MAX_PROBLEMS:
+        if len(self._problems) < MAX_PROBLEMS:
             self._problems.append(problem)
 
     def _check_superblocks(self) -> None:
@@ -251,7 +256,7 @@ class _Checker:
         lost = core.locate(ids).offsets == 0
         if self._bad:
             lost |= np.isin(ids >> _SHIFT, np.array(sorted(self._bad), np.uint64))
-        for index in np.flatnonzero(lost)[:_MAX_PROBLEMS].tolist():
+        for index in np.flatnonzero(lost)[:MAX_PROBLEMS].tolist():
             self._problem(self._lost_page(core, generation, entries, data, index))
 
     def _lost_page(
@@ -293,3 +298,22 @@ class _Checker:
             run_id in generation.run_ids for _, generation in core.catalog.live_generations()
         )
         return not reached
+
+
+def as_text(report: FsckReport) -> Iterator[str]:
+    """Lines for a terminal: each finding, each repair, and what they come to."""
+    for problem in report.problems:
+        place = str(problem.file_offset)
+        told = problem.file_offset < 0 or place in problem.text
+        yield problem.text if told else f"{problem.text} (file offset {place})"
+    yield from (f"repaired: {repair}" for repair in report.repairs)
+    looked_at = (
+        f"partitions: {report.partitions}, generations: {report.generations}, "
+        f"records: {report.records}, bytes read: {report.bytes_read}"
+    )
+    if report.is_clean:
+        yield f"clean ({looked_at})"
+        return
+    advice = "run it again" if report.repairs else "slsctl fsck --repair mends what can be mended"
+    at_least = "at least " if report.is_cut else ""
+    yield f"findings: {at_least}{len(report.problems)} ({looked_at}); {advice}"
