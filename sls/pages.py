@@ -227,9 +227,14 @@ class PageTracker:
         return populated, intersection(new, spans)
 
     def _written(self) -> Ranges:
+        """What was written, armed again. Only pages that are there: arming a hole of 100 GiB would cost its page tables.
+
+        A page that comes to be later is not armed, and so counts as written.
+        """
         found = syscalls.scan_pages(
             self._pagemap, 0, _TOP,
-            all_of=PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN, returned=PAGE_IS_WRITTEN, write_protect=True,
+            all_of=PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN, any_of=_POPULATED, returned=PAGE_IS_WRITTEN,
+            write_protect=True,
         )  # fmt: skip
         return merged((one.start, one.end) for one in found)
 
@@ -240,9 +245,8 @@ class PageTracker:
             try:
                 syscalls.userfaultfd_register_wp(self._userfaultfd, vma.start, vma.length)
             except OSError as error:
-                if (
-                    error.errno == errno.ESRCH
-                ):  # execve(2) has ended the address space that was watched
+                # the address space that was watched has ended by execve(2): ENOMEM, fs/userfaultfd.c
+                if error.errno in (errno.ESRCH, errno.ENOMEM):
                     os.close(self._userfaultfd)
                     self._userfaultfd = None
                     return
