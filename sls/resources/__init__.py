@@ -28,6 +28,7 @@ from sls.resources.base import (
     Writer,
 )
 from sls.resources.cgroup import Cgroup, CgroupRecord
+from sls.resources.controlling_terminal import ControllingTerminal, ControllingTerminalRecord
 from sls.resources.credentials import Credentials, CredentialsRecord
 from sls.resources.device import Device, DeviceRecord
 from sls.resources.epoll import Epoll, EpollRecord
@@ -68,8 +69,6 @@ from sls.resources.thread import (
 from sls.resources.timerfd import Timerfd, TimerfdRecord
 from sls.resources.timers import IntervalTimers, IntervalTimersRecord
 from sls.resources.tty import (
-    ControllingTerminal,
-    ControllingTerminalRecord,
     PtyMaster,
     PtyMasterRecord,
     Tty,

@@ -1,4 +1,4 @@
-"""Terminals: pty masters and slaves, /dev/tty, controlling terminals (pty(7), ioctl_tty(2), termios(3)).
+"""Terminals: pty masters and slaves, virtual consoles, /dev/tty (pty(7), ioctl_tty(2), termios(3)).
 
 A pair whose master is in the partition is made again, with its number if that is free. A terminal whose other end is
 outside is opened again if it still is the same; else the restorer's stands in, else /dev/null. Bytes that wait in a
@@ -16,19 +16,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from sls.errors import RestoreConflictError
-from sls.remote import Call, In, Remote, call
 from sls.resources.base import (
     CaptureContext,
-    CapturedProcess,
     FileRecord,
     FileType,
     OpenFile,
-    ProcessRecord,
-    ProcessState,
     Record,
     RestoreContext,
-    RestoredProcess,
-    Stage,
 )
 
 _MASTER: Final = os.makedev(5, 2)
@@ -41,7 +35,6 @@ _NUMBER_TRIES: Final = 4096
 # asm-generic/ioctls.h
 _TCGETS2, _TCSETS2, _TERMIOS2_BYTES = 0x802C542A, 0x402C542B, 44
 _WINSIZE_BYTES: Final = 8
-_TIOCSCTTY, _TIOCSPGRP = 0x540E, 0x5410
 _TIOCPKT, _TIOCGPKT = 0x5420, 0x80045438
 _TIOCSPTLCK, _TIOCGPTLCK = 0x40045431, 0x80045439
 _TIOCEXCL, _TIOCGEXCL = 0x540C, 0x80045440
@@ -117,7 +110,7 @@ class PtyMaster(FileType[PtyMasterRecord]):
         )
 
     def restore(self, ctx: RestoreContext, record: PtyMasterRecord) -> int:
-        master = _pair(ctx, record.index)
+        master = pair(ctx, record.index)
         slave = f"/dev/pts/{_read_int(master, _TIOCGPTN)}"
         os.chown(slave, record.uid, record.gid)
         os.chmod(slave, record.mode)
@@ -130,7 +123,7 @@ class PtyMaster(FileType[PtyMasterRecord]):
     def settle(self, ctx: RestoreContext, record: PtyMasterRecord, fd: int) -> Iterator[None]:
         """Once the slaves are open: the first open of one resets the settings."""
         if record.is_hung_up:
-            os.close(_open_slave(fd, os.O_RDWR))
+            os.close(open_slave(fd, os.O_RDWR))
         _set(fd, record.settings)
         fcntl.ioctl(fd, _TIOCSPTLCK, struct.pack("=i", record.is_locked))
         yield from ()
@@ -148,7 +141,7 @@ class Tty(FileType[TtyRecord]):
         if discipline := _read_int(file.descriptor, _TIOCGETD):
             raise file.unsupported(f"a terminal with line discipline {discipline} is not supported")
         device = _device(file)
-        terminal = _terminal(ctx, device, file.target)
+        terminal = find_terminal(ctx, device, file.target)
         if terminal.is_inside and (waiting := _read_int(file.descriptor, termios.FIONREAD)):
             ctx.lose(file.pid, f"fd {file.fd}", f"{waiting} bytes of terminal input not read yet")
         return TtyRecord(
@@ -163,77 +156,15 @@ class Tty(FileType[TtyRecord]):
         terminal = record.terminal
         flags = record.flags | os.O_NOCTTY | os.O_CLOEXEC
         if terminal.is_inside:
-            return _open_slave(_pair(ctx, _index(terminal.device)), flags)
+            return open_slave(pair(ctx, pty_index(terminal.device)), flags)
         is_standard = record.number <= _STANDARD_ERROR
-        if not (ctx.terminal and is_standard) and _is_still_there(ctx, terminal):
+        if not (ctx.terminal and is_standard) and is_still_there(ctx, terminal):
             return os.open(terminal.path, flags | os.O_NONBLOCK)
         if ctx.terminal:
             return _stand_in(ctx, record, flags)
         name = terminal.path.decode(errors="replace")
         ctx.note("terminal", f"{name} is gone; /dev/null stands in for it")
         return os.open("/dev/null", flags)
-
-
-class ControllingTerminalRecord(ProcessRecord, frozen=True, tag="controlling-terminal"):
-    """Of a session's leader: its terminal and the group in the foreground. `terminal` None: it leads none."""
-
-    terminal: Terminal | None = None
-    foreground: int = 0
-    is_of_outside_session: bool = False
-
-
-class ControllingTerminal(ProcessState[ControllingTerminalRecord]):
-    """A session's terminal: its leader takes it before it has children, who inherit it (credentials(7))."""
-
-    stage = Stage.TASKS
-    record = ControllingTerminalRecord
-
-    def capture(
-        self, ctx: CaptureContext, process: CapturedProcess
-    ) -> Remote[ControllingTerminalRecord]:
-        yield from ()
-        stat_line = process.stat
-        if not stat_line.terminal:
-            return ControllingTerminalRecord()
-        if stat_line.session != process.pid:
-            outside = stat_line.session not in ctx.processes
-            return ControllingTerminalRecord(is_of_outside_session=outside)
-        device = _decoded(stat_line.terminal)
-        return ControllingTerminalRecord(
-            terminal=_terminal(ctx, device, _slave_path(device)),
-            foreground=stat_line.foreground,
-        )
-
-    def prepare(self, ctx: RestoreContext, record: ControllingTerminalRecord) -> None:
-        if record.terminal is not None:
-            _controlling_descriptor(ctx, record.terminal)
-        if record.is_of_outside_session:
-            ctx.once(
-                "no controlling terminal",
-                lambda: ctx.note(
-                    "terminal",
-                    "the controlling terminal belongs to a session outside; it has none now",
-                ),
-            )
-
-    def lead(self, ctx: RestoreContext, record: ControllingTerminalRecord) -> list[Call]:
-        if record.terminal is None:
-            return []
-        fd = _controlling_descriptor(ctx, record.terminal)
-        return [] if fd < 0 else [call("ioctl", fd, _TIOCSCTTY, 0)]
-
-    def restore(
-        self, ctx: RestoreContext, process: RestoredProcess, record: ControllingTerminalRecord
-    ) -> Remote[None]:
-        if record.terminal is None:
-            return
-        fd = _controlling_descriptor(ctx, record.terminal)
-        if fd < 0:
-            return
-        (reply,) = yield [call("ioctl", fd, _TIOCSPGRP, In(struct.pack("=i", record.foreground)))]
-        if reply.failed:
-            name = record.terminal.path.decode(errors="replace")
-            ctx.note("terminal", f"{name} is another session's now", process.pid)
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
@@ -263,7 +194,7 @@ def _is_hung_up(master: int) -> bool:
     return bool(poller.poll(0))
 
 
-def _decoded(number: int) -> int:
+def decoded_device(number: int) -> int:
     """A dev_t of /proc/<pid>/stat (new_encode_dev of include/linux/kdev_t.h) as st_rdev has it."""
     return os.makedev(number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00)
 
@@ -272,24 +203,26 @@ def _device(file: OpenFile) -> int:
     """The terminal behind a descriptor: /dev/tty is whichever its opener had."""
     if file.stat.st_rdev != _CURRENT:
         return file.stat.st_rdev
-    return _decoded(_read_int(file.descriptor, _TIOCGDEV) & 0xFFFFFFFF)
+    return decoded_device(_read_int(file.descriptor, _TIOCGDEV) & 0xFFFFFFFF)
 
 
-def _index(device: int) -> int:
+def pty_index(device: int) -> int:
     """The number of a pty: the kernel gives all of them to the first major, MINORBITS being 20."""
     return os.minor(device)
 
 
-def _slave_path(device: int) -> bytes:
+def slave_path(device: int) -> bytes:
+    """Where a terminal of that device number is found in /dev."""
     major, minor = os.major(device), os.minor(device)
     if major in _SLAVE_MAJORS:
-        return b"/dev/pts/%d" % _index(device)
+        return b"/dev/pts/%d" % pty_index(device)
     return b"/dev/tty%d" % minor if major == 4 and minor < 64 else b"/dev/ttyS%d" % (minor - 64)
 
 
-def _terminal(ctx: CaptureContext, device: int, path: bytes) -> Terminal:
+def find_terminal(ctx: CaptureContext, device: int, path: bytes) -> Terminal:
+    """The terminal of a device number; `path` counts only for what is no pty."""
     if os.major(device) in _SLAVE_MAJORS:
-        path = _slave_path(device)
+        path = slave_path(device)
     try:
         changed_ns = os.stat(path).st_ctime_ns
     except FileNotFoundError:
@@ -312,7 +245,7 @@ def _set(fd: int, settings: Settings) -> None:
         fcntl.ioctl(fd, termios.TIOCSWINSZ, settings.winsize)
 
 
-def _pair(ctx: RestoreContext, index: int) -> int:
+def pair(ctx: RestoreContext, index: int) -> int:
     """The master of a new pair, numbered `index` if possible: the lowest free number is given each time."""
 
     def make() -> int:
@@ -340,14 +273,15 @@ def _pair(ctx: RestoreContext, index: int) -> int:
     return ctx.once(("pty", index), make)
 
 
-def _open_slave(master: int, flags: int) -> int:
+def open_slave(master: int, flags: int) -> int:
     """TIOCGPTPEER (Linux 4.13) needs no path. O_CLOEXEC would stay in the file flags, and in fdinfo for ever."""
     fd: int = fcntl.ioctl(master, _TIOCGPTPEER, flags & ~os.O_CLOEXEC | os.O_NOCTTY)
     os.set_inheritable(fd, False)
     return fd
 
 
-def _is_still_there(ctx: RestoreContext, terminal: Terminal) -> bool:
+def is_still_there(ctx: RestoreContext, terminal: Terminal) -> bool:
+    """Whether the terminal of that path is the one of the checkpoint."""
     try:
         found = os.stat(terminal.path)
     except OSError:
@@ -369,21 +303,3 @@ def _stand_in(ctx: RestoreContext, record: TtyRecord, flags: int) -> int:
     if record.settings.termios:
         fcntl.ioctl(fd, _TCSETS2, record.settings.termios)
     return fd
-
-
-def _controlling_descriptor(ctx: RestoreContext, terminal: Terminal) -> int:
-    """A descriptor of the terminal that the processes inherit; -1 when it is gone."""
-
-    def make() -> int:
-        if terminal.is_inside:
-            fd = _open_slave(_pair(ctx, _index(terminal.device)), os.O_RDWR)
-        elif _is_still_there(ctx, terminal):
-            fd = os.open(terminal.path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-        else:
-            return -1
-        try:
-            return ctx.inheritable(fd)
-        finally:
-            os.close(fd)
-
-    return ctx.once(("controlling terminal", terminal.device), make)

@@ -10,7 +10,7 @@ import pytest
 from tests.sls.conftest import Kept
 
 
-@pytest.mark.parametrize("case", ["plain", "packet", "closed"])
+@pytest.mark.parametrize("case", ["packet", "closed"])
 def test_x27_pty_pair(kept: Kept, case: str) -> None:
     outcome = kept("pty.c", case)
     assert not outcome.losses
@@ -39,7 +39,3 @@ def test_terminal_that_is_gone_is_the_restorers(restored: Kept) -> None:
     finally:
         for fd in (old_master, old, master, slave):
             os.close(fd)
-
-
-def test_x27_interactive_shell(kept: Kept) -> None:
-    assert not kept("shell.py").losses
