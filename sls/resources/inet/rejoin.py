@@ -135,26 +135,30 @@ def _take_port(view: socket.socket, local: InetAddress) -> None:
 def _finished(ctx: RestoreContext, connection: TcpConnection) -> int:
     """An end whose other end is gone: unread bytes, then the end of file or a reset."""
     view = _bound(connection.end)
-    with socket.socket(connection.end.domain, socket.SOCK_STREAM) as listener:
-        address = local_address(view)
-        host = (
-            address.host
-            if address
-            else ("::1" if ":" in connection.end.local.host else "127.0.0.1")
-        )
-        scope = connection.end.local.scope_id
-        listener.bind(socket_address(view.family, InetAddress(host=host, port=0, scope_id=scope)))
+    try:
+        with _met(view, connection.end) as other:
+            _send_all(ctx, other, connection.unread)
+            _await(lambda: readable_bytes(view) >= len(connection.unread))
+            if connection.fate is Fate.RESET:
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+        if connection.fate is Fate.ENDED:
+            view.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        view.close()
+        raise conflict(connection.end.local, error) from error
+    return view.detach()
+
+
+def _met(view: socket.socket, end: TcpEnd) -> socket.socket:
+    """Connect `view` to a passing listener next to it; the other end."""
+    address = local_address(view)
+    host = address.host if address else ("::1" if ":" in end.local.host else "127.0.0.1")
+    here = InetAddress(host=host, port=0, scope_id=end.local.scope_id)
+    with socket.socket(end.domain, socket.SOCK_STREAM) as listener:
+        listener.bind(socket_address(end.domain, here))
         listener.listen(1)
         view.connect(listener.getsockname())
-        other, _ = listener.accept()
-    with other:
-        _send_all(ctx, other, connection.unread)
-        _await(lambda: readable_bytes(view) >= len(connection.unread))
-        if connection.fate is Fate.RESET:
-            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-    if connection.fate is Fate.ENDED:
-        view.shutdown(socket.SHUT_WR)
-    return view.detach()
+        return listener.accept()[0]
 
 
 def _send_all(ctx: RestoreContext, sender: socket.socket, data: bytes) -> None:
