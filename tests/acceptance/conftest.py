@@ -17,6 +17,8 @@ _oids = count(1)
 
 ComesBack = Callable[..., Job]
 StartSums = Callable[[Job], Job]
+Check = Callable[[Job], None]
+MakeJob = Callable[[], Job]
 
 
 @pytest.fixture(scope="session")
@@ -34,27 +36,42 @@ def make_mount(tmp_path: Path) -> Iterator[MakeMount]:
 
 
 @pytest.fixture
-def job(slfs: Mounted, tmp_path: Path) -> Iterator[Job]:
-    """A new partition, yet without a program."""
-    job = Job(slfs.partition(next(_oids), create=True), tmp_path)
+def make_job(slfs: Mounted, tmp_path: Path) -> Iterator[MakeJob]:
+    """`make_job()`: a new partition, yet without a program."""
+    made: list[Job] = []
+
+    def make() -> Job:
+        oid = next(_oids)
+        directory = tmp_path / str(oid)
+        directory.mkdir()
+        made.append(Job(slfs.partition(oid, create=True), directory))
+        return made[-1]
+
     try:
-        yield job
+        yield make
     finally:
-        job.end()
-        job.partition.rmdir()
+        for job in made:
+            job.end()
+            job.partition.rmdir()
+
+
+@pytest.fixture
+def job(make_job: MakeJob) -> Job:
+    """The one that most tests need."""
+    return make_job()
 
 
 @pytest.fixture
 def comes_back(job: Job, binaries: Path) -> ComesBack:
     """Checkpoint a self-checking program of tests/programs/, kill it, restore it, twice; it must end well."""
 
-    def run(program: str, *case: object, attach: str = "") -> Job:
+    def run(program: str, *case: object) -> Job:
         go = job.directory / "go"
         job.start(*command_of(program, binaries), go, *case, attach=False)
         job.wait_ready()
         job.attach()
         for _ in range(CYCLES):
-            job.checkpoint(attach or "recursive")
+            job.checkpoint("recursive")
             job.kill()
             job.restore()
         go.touch()
@@ -80,7 +97,7 @@ def start_sums(binaries: Path) -> StartSums:
 
 
 @pytest.fixture
-def ends_without_a_gap(binaries: Path) -> Callable[[Job], None]:
+def ends_without_a_gap(binaries: Path) -> Check:
     """Let the sums end, and compare every line with an undisturbed run's."""
 
     def check(job: Job) -> None:

@@ -5,20 +5,19 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from sls import proc
+from tests.acceptance.conftest import Check
 from tests.acceptance.job import Job
 from tests.mounts import MakeMount, Mounted, is_alive, wait_until
 from tests.sls.driver import command_of
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.slow, pytest.mark.crash]
 
-Check = Callable[[Job], None]
 SPREAD_S = 0.03  # a checkpoint takes less
 
 

@@ -2,18 +2,16 @@
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import StartSums
+from tests.acceptance.conftest import Check, StartSums
 from tests.acceptance.job import Job
 from tests.mounts import MakeMount, Mounted
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
-Check = Callable[[Job], None]
 BACKENDS = pytest.mark.parametrize("backend", ["slos", "memory"])
 
 
