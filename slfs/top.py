@@ -36,11 +36,14 @@ In partitions/N/:
     period      milliseconds between checkpoints, 0 for none; they start with the first one
     mode        full or delta
     backend     slos (the store's file) or memory
-    retain      how many generations to keep, 0 for all
+    retain      how many generations to keep, 0 for all; or by age: 1s:60 1m:60 1h:24
     status stats log
                 JSON, JSON, one line an event; errors with their reason
     generations/N/
                 a generation as files; rmdir deletes it; latest is the newest
+                diff: what changed since the one before; generations/A..B: between two
+                processes/PID/core: gdb PROGRAM core; mem: memory by address
+    tags/       ln -s ../generations/3 tags/good: a name; it is kept until rm tags/good
 rmdir partitions/N removes a partition; its processes live on.
 
 What is refused comes back as an error of the write; the reason stands in log and status.

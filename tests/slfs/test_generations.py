@@ -380,3 +380,19 @@ def test_a_long_history_is_listed_at_once(make_mount: MakeMount) -> None:
     assert names[-1] == "latest"
     with os.scandir(generations) as entries:
         assert sum(one.is_dir(follow_symlinks=False) for one in entries) == 300
+
+
+def test_a_path_that_leads_back_here_ends(history: History) -> None:
+    """A mapped file replaced by a link to the generation's own core: the daemon does not read itself."""
+    link = history.binary.parent / "aside"
+    history.binary.rename(link)
+    try:
+        history.binary.symlink_to(history.process(1) / "core")
+        notes = run("eu-readelf", "-n", history.process(1) / "core")
+        assert (notes.returncode, notes.stderr) == (0, "")
+        start = int(history.maps.split("-")[0], 16)
+        with (history.process(1) / "mem").open("rb", buffering=0) as memory:
+            assert failing_errno(memory.fileno(), 16, start) == errno.EIO
+    finally:
+        history.binary.unlink()
+        link.rename(history.binary)
