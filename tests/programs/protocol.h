@@ -6,8 +6,12 @@
 
 static inline void wait_along(char **argv)
 {
-    while (access(argv[1], F_OK))
+    for (int round = 0; round < 60000; round++) { /* of 5 ms: five minutes, then nobody is left to say go */
+        if (!access(argv[1], F_OK))
+            return;
         usleep(5000);
+    }
+    exit(2);
 }
 
 static inline void wait_for_go(char **argv)
