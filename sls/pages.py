@@ -227,7 +227,7 @@ class PageTracker:
         return populated, intersection(new, spans)
 
     def _written(self) -> Ranges:
-        """What was written, armed again. Only pages that are there: arming a hole of 100 GiB would cost its page tables.
+        """What was written, armed again. Only pages that are there: to arm a hole of 100 GiB costs its page tables.
 
         A page that comes to be later is not armed, and so counts as written.
         """

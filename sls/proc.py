@@ -421,7 +421,9 @@ def raw_remote(inode: int) -> bytes | None:
 
 # --- the machine ----------------------------------------------------------------------------------------------------
 
-NAMESPACES: Final = ("mnt", "net", "pid", "ipc", "uts", "user", "time", "cgroup")
+NAMESPACES: Final = (
+    "mnt", "net", "pid", "ipc", "uts", "user", "time", "cgroup", "pid_for_children", "time_for_children",
+)  # fmt: skip
 
 
 def boot_id() -> str:

@@ -1,4 +1,4 @@
-"""The image's stored form: whatever the records are, it comes back equal; whatever else is there is refused in words."""
+"""The image's stored form: whatever the records are, it comes back equal; whatever else is there is refused."""
 
 import struct
 

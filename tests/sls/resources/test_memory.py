@@ -1,8 +1,11 @@
 """Address spaces: private and shared mappings, heaps, what madvise(2) and mlock(2) say of them."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.sls.conftest import Kept
+from tests.sls.conftest import Kept, Refused
+from tests.sls.driver import Way, command_of, run
 
 CASES = [
     pytest.param("heap", id="205-heap"),
@@ -23,3 +26,16 @@ def test_memory(kept: Kept, case: str) -> None:
 )
 def test_memory_advice_locks_and_kinds(kept: Kept, case: str) -> None:
     kept("advice.c", case)
+
+
+def test_x26_huge_pages_are_refused(refused: Refused) -> None:
+    assert "huge pages of hugetlbfs" in refused("advice.c", "huge")
+
+
+@pytest.mark.root
+def test_a_mapped_file_that_has_changed_is_told(tmp_path: Path, binaries: Path) -> None:
+    command = [*command_of("mapped.c", binaries), str(tmp_path / "go"), "file"]
+    mapped = tmp_path / "file"
+    mapped.write_bytes(bytes(range(256)) * 16)
+    outcome = run(command, tmp_path, Way.RESTORED, between=lambda: mapped.touch())
+    assert "file has changed since the checkpoint; put the old file back" in outcome.failure
