@@ -33,6 +33,7 @@ from sls.remote import (
     find_hole,
     open_memory,
     quiet_signal,
+    remove_abandoned,
     run_together,
 )
 from sls.resources import (
@@ -338,6 +339,10 @@ class _Session:
             borrowed = Borrowed(pid, thread.tid, thread.registers, thread.sigmask, stop_signal)
             self._threads[thread.tid] = borrowed
         leader = self._threads[frozen.leader.tid]
+        if member.arena is None:
+            places = [thread.registers.rip for thread in frozen.threads.values()]
+            if remove_abandoned(leader, process.maps, places):
+                process.read_maps()
         process.arena = self._arena(process, member, leader)
         self._cleanup.callback(self._give_back, process)
         self._at_work[pid] = leader

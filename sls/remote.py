@@ -18,7 +18,7 @@ import mmap
 import os
 import signal
 import struct
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -430,6 +430,24 @@ class Arena:
             )
             for one, outputs, (value,) in zip(calls, layout.outputs, values, strict=False)
         ]
+
+
+def remove_abandoned(thread: Borrowed, maps: Sequence[VmaLine], places: Collection[int]) -> bool:
+    """Unmap the arenas that killed tracers have left in the process of `thread`; whether there were any.
+
+    `places`: where its threads stand. An arena in which one has yet to heal stays.
+    """
+    found = [
+        vma.start
+        for vma in maps
+        if (vma.permissions, vma.length) == ("r-xs", PAGE_BYTES)
+        and vma.name.startswith(b"/dev/zero")
+        and not any(vma.start <= place < vma.start + ARENA_BYTES for place in places)
+        and syscalls.read_memory(thread.tid, vma.start, len(_ARENA_CODE)) == _ARENA_CODE
+    ]
+    for base in found:
+        run_in_vdso(thread, maps, (call("munmap", base, ARENA_BYTES),))
+    return bool(found)
 
 
 _MAP_ARENA: Final = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x100000  # MAP_FIXED_NOREPLACE

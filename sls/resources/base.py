@@ -199,13 +199,17 @@ class CapturedProcess:
         self._is_tracked = is_tracked
         self.stat = proc.stat(self.tid)
         self.status = proc.status(self.tid)
+        self.read_maps()
+        self._pidfd: int | None = None
+
+    def read_maps(self) -> None:
+        """Take `maps` from /proc, at first and after a mapping of ours has gone."""
         self.maps_text = proc.read(self.tid, "maps")
         if not self.maps_text:  # its memory went first
             raise TaskDiedError(self.pid, "reading maps")
-        self.maps: list[VmaLine] = memo.of(
+        self.maps: list[VmaLine] = self.memo.of(
             "maps", self.maps_text, lambda: proc.parse_maps(self.maps_text)
         )
-        self._pidfd: int | None = None
 
     @property
     def pidfd(self) -> int:

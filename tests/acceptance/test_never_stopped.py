@@ -83,6 +83,8 @@ def test_the_worker_is_killed_a_hundred_times(
         wait_until(partial(has_ended, worker))
         check_unharmed(job)
         assert int((job.partition / "checkpoint").read_text()) - kept in (0, 1)
+    job.checkpoint()
+    assert b"/dev/zero" not in proc.read(job.pid, "maps"), "what dead workers left is taken away"
     job.kill()
     job.restore()
     check_unharmed(job)
