@@ -304,7 +304,7 @@ _strays: set[int] = set()  # interrupted, but asleep uninterruptibly until now
 def let_go_strays() -> None:
     """Detach tasks that did not stop in time when they were asked to, and have stopped since."""
     for tid in list(_strays):
-        if _is_let_go_once_stopped(tid, 0.0):
+        if _is_let_go(tid) or _is_let_go_once_stopped(tid, 0.0):
             _strays.discard(tid)
 
 

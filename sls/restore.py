@@ -261,6 +261,9 @@ class _Restore:
                 for record in process.states
                 if type(record) in process_states
             ]
+            if process.pid not in {thread.tid for thread in process.threads}:
+                run_together(remotes, self._executor(blank, process.pid))  # a leader yet to end
+                remotes = []
             for thread in process.threads:
                 remotes += [
                     thread_states[type(record)].restore(self._ctx, blank, thread.tid, record)

@@ -38,6 +38,7 @@ from sls.channel import (
 )
 from sls.errors import SlsError, TaskDiedError, WorkerError
 from sls.filetree import SERIAL
+from sls.freeze import let_go_strays
 from sls.image import decode, encode
 from sls.pages import CopyBuffer
 from sls.resources import Loss, Writer
@@ -147,6 +148,7 @@ class Worker:
             if self._readable():
                 self._serve_one()
             self._reap()
+            let_go_strays()
             if self._continue.period_ms and time.monotonic_ns() >= self._due_ns:
                 self._capture_due()
 

@@ -1,5 +1,5 @@
-/* Threads that sleep, each in a call of its own, half of their second gone at `ready`: none sees EINTR, and each ends
- * when its second is over, not a second after a restore. */
+/* Threads that sleep, each in a call of its own, most of their time gone at `ready`: none sees EINTR, and each
+ * ends when its time is over, not the whole time after a restore. */
 #define _GNU_SOURCE
 #include "protocol.h"
 #include <errno.h>
@@ -13,7 +13,10 @@
 #include <sys/timerfd.h>
 #include <time.h>
 
-static const struct timespec second = {1, 0};
+#define WHOLE 1.6
+#define BEFORE 0.8 /* of it, until `ready` */
+
+static const struct timespec whole = {1, 600000000};
 static int silent[2]; /* a pipe that nobody writes to */
 static int late[2], later[2]; /* such as get a byte after go */
 
@@ -24,37 +27,38 @@ static double now(void)
     return time.tv_sec + time.tv_nsec / 1e9;
 }
 
-static long in_nanosleep(void) { return syscall(SYS_nanosleep, &second, NULL); }
+static long in_nanosleep(void) { return syscall(SYS_nanosleep, &whole, NULL); }
 static long in_nanosleep_rest(void)
 {
     struct timespec rest = {7, 7};
-    return syscall(SYS_nanosleep, &second, &rest);
+    return syscall(SYS_nanosleep, &whole, &rest);
 }
 static long in_clock_nanosleep(void)
 {
-    return syscall(SYS_clock_nanosleep, CLOCK_BOOTTIME, 0, &second, NULL);
+    return syscall(SYS_clock_nanosleep, CLOCK_BOOTTIME, 0, &whole, NULL);
 }
 static long in_clock_nanosleep_absolute(void)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec++;
+    until.tv_sec += whole.tv_sec + (until.tv_nsec + whole.tv_nsec) / 1000000000;
+    until.tv_nsec = (until.tv_nsec + whole.tv_nsec) % 1000000000;
     return syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
 }
 static long in_poll(void)
 {
     struct pollfd wanted = {silent[0], POLLIN, 0};
-    return syscall(SYS_poll, &wanted, 1, 1000);
+    return syscall(SYS_poll, &wanted, 1, 1600);
 }
 static long in_ppoll(void)
 {
-    struct timespec time = second;
+    struct timespec time = whole;
     struct pollfd wanted = {silent[0], POLLIN, 0};
     return syscall(SYS_ppoll, &wanted, 1, &time, NULL, 0);
 }
 static long in_select(void)
 {
-    struct timeval time = {1, 0};
+    struct timeval time = {1, 600000};
     fd_set set;
     FD_ZERO(&set);
     FD_SET(silent[0], &set);
@@ -70,17 +74,17 @@ static int epoll(void)
 static long in_epoll_wait(void)
 {
     struct epoll_event event;
-    return syscall(SYS_epoll_wait, epoll(), &event, 1, 1000);
+    return syscall(SYS_epoll_wait, epoll(), &event, 1, 1600);
 }
 static long in_epoll_pwait2(void)
 {
     struct epoll_event event;
-    return syscall(441, epoll(), &event, 1, &second, NULL, 0);
+    return syscall(441, epoll(), &event, 1, &whole, NULL, 0);
 }
 static long in_futex(void)
 {
     static int word = 5;
-    long result = syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 5, &second, NULL, 0);
+    long result = syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 5, &whole, NULL, 0);
     return result == -1 && errno == ETIMEDOUT ? 0 : -1;
 }
 static long in_futex_absolute(void)
@@ -88,7 +92,8 @@ static long in_futex_absolute(void)
     static int word = 6;
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec++;
+    until.tv_sec += whole.tv_sec + (until.tv_nsec + whole.tv_nsec) / 1000000000;
+    until.tv_nsec = (until.tv_nsec + whole.tv_nsec) % 1000000000;
     long result = syscall(SYS_futex, &word, FUTEX_WAIT_BITSET_PRIVATE, 6, &until, NULL, -1);
     return result == -1 && errno == ETIMEDOUT ? 0 : -1;
 }
@@ -97,7 +102,7 @@ static long in_sigtimedwait(void)
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGUSR1);
-    return sigtimedwait(&set, NULL, &second) == -1 && errno == EAGAIN ? 0 : -1;
+    return sigtimedwait(&set, NULL, &whole) == -1 && errno == EAGAIN ? 0 : -1;
 }
 static long in_read(void)
 {
@@ -158,12 +163,12 @@ int main(int argc, char **argv)
     expect("pipes", !pipe(silent) && !pipe(late) && !pipe(later));
     for (int i = 0; i < COUNT; i++)
         expect("thread", !pthread_create(&calls[i].thread, NULL, sleep_in, &calls[i]));
-    usleep(500000);
+    usleep(BEFORE * 1e6);
     wait_for_go(argv);
     expect("bytes", write(late[1], "x", 1) + write(later[1], "x", 1) == 2);
     for (int i = 0; i < COUNT; i++) {
         pthread_join(calls[i].thread, NULL);
-        if (calls[i].result || (calls[i].is_timed && (calls[i].seconds < 0.999 || calls[i].seconds > 1.45))) {
+        if (calls[i].result || (calls[i].is_timed && (calls[i].seconds < WHOLE - 0.001 || calls[i].seconds > WHOLE + BEFORE - 0.1))) {
             fprintf(stderr, "%s: result %ld errno %d after %f s\n", calls[i].name, calls[i].result,
                     calls[i].error, calls[i].seconds);
             exit(1);
