@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def run(history: History, *words: object, cwd: Path | None = None) -> tuple[int,
     """Exit status, output and complaints of slsctl on partition 1."""
     command, *rest = map(str, words)
     outcome = subprocess.run(
-        [LAUNCHER, command, "-o", "1", *rest],
+        [sys.executable, LAUNCHER, command, "-o", "1", *rest],
         capture_output=True,
         text=True,
         timeout=60,
