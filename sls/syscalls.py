@@ -474,7 +474,9 @@ def attach_socket_filter(fd: int, program: bytes) -> None:
     instructions = ctypes.create_string_buffer(program, len(program))
     argument = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(instructions))
     buffer = ctypes.create_string_buffer(argument, len(argument))
-    syscall("setsockopt", fd, _SOL_SOCKET, _SO_ATTACH_FILTER, ctypes.addressof(buffer), len(argument))
+    syscall(
+        "setsockopt", fd, _SOL_SOCKET, _SO_ATTACH_FILTER, ctypes.addressof(buffer), len(argument)
+    )
 
 
 def peek_short(fd: int, length: int, flags: int) -> int:
