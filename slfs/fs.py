@@ -69,6 +69,8 @@ logger = logging.getLogger("slfs")
 MAX_READERS: Final = 16  # threads that read the store for open and readdir
 LASTING_SECONDS: Final = 60.0
 BLOCK_BYTES: Final = 4096
+# How long a thread that works for the store may keep the loop, which answers the kernel, waiting.
+SWITCH_SECONDS: Final = 0.0005
 LISTED_AT_ONCE: Final = 64  # names of a listing that one turn of a reader looks up
 
 PARTS: Final[Parts] = {
@@ -505,6 +507,7 @@ def serve(request: MountRequest, starter: Starter, make_partition: PartitionFact
     """Open the store, mount, answer, flush, close. Raises MountError, SlosError."""
     check_mountpoint(request.mountpoint)
     registry = Registry(open_store(request), make_partition)
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         trio.run(_serve, registry, request, starter)
     finally:

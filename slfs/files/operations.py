@@ -68,6 +68,8 @@ def answers_errno(
             logger.error("%s: %s", handler.__name__, error)
             raise FUSEError(errno_of(error)) from error
         except EXPECTED_ERRORS as error:
+            if errno_of(error) == errno.ESTALE:
+                logger.warning("%s%s: no such inode", handler.__name__, args[:2])
             raise FUSEError(errno_of(error)) from error
         except Exception as error:
             logger.exception("defect in %s", handler.__name__)
