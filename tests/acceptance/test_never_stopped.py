@@ -84,7 +84,7 @@ def test_the_worker_is_killed_a_hundred_times(
         check_unharmed(job)
         assert int((job.partition / "checkpoint").read_text()) - kept in (0, 1)
     job.checkpoint()
-    assert b"/dev/zero" not in proc.read(job.pid, "maps"), "what dead workers left is taken away"
+    assert proc.read(job.pid, "maps").count(b"r-xs") <= 1, "what dead workers left is taken away"
     job.kill()
     job.restore()
     check_unharmed(job)
