@@ -410,9 +410,13 @@ class Filesystem(pyfuse3.Operations):
         statistics = await trio.to_thread.run_sync(self.registry.store.statistics)
         data = StatvfsData()
         data.f_bsize = data.f_frsize = BLOCK_BYTES
-        data.f_blocks = statistics.file_bytes // BLOCK_BYTES
-        data.f_bfree = data.f_bavail = statistics.free_bytes // BLOCK_BYTES
-        data.f_files = statistics.generations
+        # The store grows into the room of the file system that it lies on.
+        room = statistics.free_bytes + await trio.to_thread.run_sync(self.registry.room_bytes)
+        used = max(0, statistics.file_bytes - statistics.free_bytes)
+        data.f_blocks = (used + room) // BLOCK_BYTES
+        data.f_bfree = data.f_bavail = room // BLOCK_BYTES
+        data.f_files = (1 << 40) + self.trees.count()
+        data.f_ffree = data.f_favail = 1 << 40
         data.f_namemax = 255
         return data
 
@@ -506,7 +510,7 @@ async def _serve(registry: Registry, request: MountRequest, starter: Starter) ->
 def serve(request: MountRequest, starter: Starter, make_partition: PartitionFactory) -> None:
     """Open the store, mount, answer, flush, close. Raises MountError, SlosError."""
     check_mountpoint(request.mountpoint)
-    registry = Registry(open_store(request), make_partition)
+    registry = Registry(open_store(request), make_partition, request.store)
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         trio.run(_serve, registry, request, starter)

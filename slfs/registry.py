@@ -6,10 +6,12 @@ store block.
 
 import errno
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -211,8 +213,11 @@ class Entry:
 class Registry:
     """All partitions of one store."""
 
-    def __init__(self, store: Store, make_partition: PartitionFactory) -> None:
+    def __init__(
+        self, store: Store, make_partition: PartitionFactory, place: Path | None = None
+    ) -> None:
         self.store = store
+        self._place = place
         self.last_error = ""
         self.started_ns = time.time_ns()
         self._make_partition = make_partition
@@ -221,6 +226,13 @@ class Registry:
         for oid in store.partitions():
             properties = _decode_properties(store.properties(oid))
             self._entries[oid] = Entry(oid, store, properties, make_partition)
+
+    def room_bytes(self) -> int:
+        """How much the file system under the store has left for it."""
+        if self._place is None:
+            return 0
+        found = os.statvfs(self._place)
+        return found.f_bavail * found.f_frsize
 
     def oids(self) -> list[int]:
         """The numbers of all partitions, ascending."""

@@ -102,6 +102,10 @@ class FileOperations:
         """No request comes any more."""
         self._flusher.stop()
 
+    def count(self) -> int:
+        """How many files there are in the live trees that are in use."""
+        return sum(files.tree.count for files in list(self._live.values()) if files.is_loaded)
+
     # --- which tree ---
 
     async def root_entry(self, node: FilesDirectory) -> EntryAttributes:
