@@ -1,8 +1,8 @@
 """One thread: registers with the whole XSAVE area, mask, name, scheduling, and the addresses the kernel keeps for it.
 
 A thread taken out of a system call makes it again after a restore, for the time that was left (`sls.sleep`); only a
-timeout of a socket begins anew. Sources: ptrace(2),
-set_tid_address(2), get_robust_list(2), rseq(2), sched(7), ioprio_set(2).
+timeout of a socket begins anew. Sources: ptrace(2), set_tid_address(2), get_robust_list(2), rseq(2), sched(7),
+ioprio_set(2).
 """
 
 import os
