@@ -59,6 +59,7 @@ class AddressSpace:
     ) -> None:
         self.vmas = record.vmas
         self._object_id = record.object_id
+        self._zeroed = record.own_pages  # of mapped files; zeros where the generation has no bytes
         self._objects = objects
         self._files = files
         self._vdso = vdso
@@ -127,7 +128,10 @@ class AddressSpace:
 
     def _own(self, vma: VmaRecord, start: int, end: int) -> Iterable[Range]:
         """Ranges of a mapping whose pages are the process's own."""
-        return () if vma.is_shared else self._objects.data_ranges(self._object_id, start, end)
+        if vma.is_shared:
+            return ()
+        kept = self._objects.data_ranges(self._object_id, start, end)
+        return merged([*kept, *intersection(self._zeroed, [(start, end)])])
 
     # --- what there is ---
 
@@ -151,7 +155,7 @@ class AddressSpace:
         spans = merged((vma.start, vma.end) for vma in self.vmas if not vma.is_shared)
         if spans:
             kept = self._objects.data_ranges(self._object_id, spans[0][0], spans[-1][1])
-            yield from intersection(list(kept), spans)
+            yield from intersection(merged([*kept, *self._zeroed]), spans)
 
 
 def _inode_bytes(vma: VmaRecord) -> int:

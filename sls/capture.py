@@ -11,6 +11,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from sls import proc, syscalls
 from sls.errors import SlsError, TaskDiedError
 from sls.freeze import Frozen, FrozenThread
@@ -22,7 +24,16 @@ from sls.image import (
     ThreadImage,
     encode,
 )
-from sls.pages import Changes, CopyBuffer, PageTracker, Ranges, difference, total_bytes
+from sls.pages import (
+    Changes,
+    CopyBuffer,
+    PageTracker,
+    Ranges,
+    difference,
+    intersection,
+    merged,
+    total_bytes,
+)
 from sls.proc import FdInfo, VmaLine
 from sls.remote import (
     ARENA_BYTES,
@@ -45,8 +56,10 @@ from sls.resources import (
     Content,
     FileType,
     Memo,
+    MemoryRecord,
     MemorySource,
     OpenFile,
+    VmaKind,
 )
 from sls.sharing import refuse_foreign, refuse_shared
 from sls.sleep import Sleepers
@@ -141,6 +154,7 @@ class Tracer:
             clock.lap("read")
             is_delta = not full and self._has_base
             objects = early.objects + session.copy_all(full=not is_delta, but=early.pids)
+            image = session.with_own_pages(image)
             clock.lap("copy")
             if at_rest is not None:
                 at_rest()
@@ -499,6 +513,20 @@ class _Session:
         objects += [self._copy_content(content, source) for content, source in self.ctx.contents]
         return objects
 
+    def with_own_pages(self, image: Image) -> Image:
+        """The image with what `copy_all` found: which pages of mapped files the processes have made their own."""
+        processes = []
+        for process in image.processes:
+            if process.pid in self.members:
+                captured = self.members[process.pid].tracker.captured
+                states = tuple(
+                    _with_own_pages(state, captured) if isinstance(state, MemoryRecord) else state
+                    for state in process.states
+                )
+                process = msgspec.structs.replace(process, states=states)  # noqa: PLW2901
+            processes.append(process)
+        return msgspec.structs.replace(image, processes=tuple(processes))
+
     def _copy_memory(self, process: CapturedProcess, full: bool) -> CapturedObject:
         own = _private(process.maps, process.arena)
         changes: Changes = self.members[process.pid].tracker.look(own, full=full)
@@ -520,6 +548,15 @@ class _Session:
         source.close()
         end = (content.size_bytes + syscalls.PAGE_BYTES - 1) & -syscalls.PAGE_BYTES
         return CapturedObject(content.object_id, offset, ranges, difference([(0, end)], ranges))
+
+
+def _with_own_pages(record: MemoryRecord, captured: Ranges) -> MemoryRecord:
+    mapped = merged(
+        (vma.start, vma.end)
+        for vma in record.vmas
+        if not vma.is_shared and vma.kind not in (VmaKind.ANONYMOUS, VmaKind.KERNEL)
+    )
+    return msgspec.structs.replace(record, own_pages=tuple(intersection(captured, mapped)))
 
 
 def _kind_of(file: OpenFile) -> FileType[Any]:

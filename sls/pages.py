@@ -142,6 +142,11 @@ class PageTracker:
         return self._userfaultfd is not None
 
     @property
+    def captured(self) -> Ranges:
+        """Pages with contents of their own at the last look."""
+        return self._captured or []
+
+    @property
     def is_fresh(self) -> bool:
         """Whether nothing was captured yet."""
         return self._captured is None

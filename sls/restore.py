@@ -296,6 +296,9 @@ class _Restore:
         try:
             self._contents.copy_to(object_id, intersection(ranges, writable), write_directly)
             self._contents.copy_to(object_id, difference(ranges, writable), write_as_debugger)
+            # pages of mapped files that the program has written zeros to: the store keeps those as holes
+            for start, end in difference(self._image.process(pid).memory.own_pages, ranges):
+                write_as_debugger(start, memoryview(bytes(end - start)))
         finally:
             os.close(memory)
 

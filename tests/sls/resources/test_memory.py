@@ -39,3 +39,7 @@ def test_a_mapped_file_that_has_changed_is_told(tmp_path: Path, binaries: Path) 
     mapped.write_bytes(bytes(range(256)) * 16)
     outcome = run(command, tmp_path, Way.RESTORED, between=lambda: mapped.touch())
     assert "file has changed since the checkpoint; put the old file back" in outcome.failure
+
+
+def test_zeroed_pages_of_a_mapped_file(kept: Kept) -> None:
+    kept("zeroed.c")
