@@ -84,7 +84,9 @@ class MemoryRecord(ProcessRecord, frozen=True, tag="memory"):
     auxv: bytes
     executable: FileVersion
     object_id: int
-    own_pages: tuple[tuple[int, int], ...] = ()  # of mapped files: zeros where the generation has no bytes
+    own_pages: tuple[
+        tuple[int, int], ...
+    ] = ()  # of mapped files: zeros where the generation has no bytes
     executable_inode: Nameless | None = None  # when it is deleted
     future_locks: int = 0  # flags of mlockall(2) for mappings to come
 
