@@ -438,8 +438,6 @@ def _to_entry(attributes: Attributes, inode: int) -> EntryAttributes:
     return entry
 
 
-Found = list[tuple[int, bytes, Node, Attributes | None]]
-
 def _look_up_one(directory: Directory, name: bytes) -> tuple[Node | None, Attributes | None]:
     """A node with its attributes, in one turn of a reader."""
     node = directory.lookup(name)
@@ -447,6 +445,8 @@ def _look_up_one(directory: Directory, name: bytes) -> tuple[Node | None, Attrib
         return node, None
     return node, node.attributes()
 
+
+Found = list[tuple[int, bytes, Node, Attributes | None]]
 
 
 def _look_up(directory: Directory, names: Sequence[bytes]) -> Found:
