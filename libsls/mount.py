@@ -25,7 +25,7 @@ class RefusedError(OSError):
 
 
 def find_mount() -> Path:
-    """Where slfs is mounted: $SLFS_MOUNT, else the mount table's last. Raises NoMountError."""
+    """Where slfs is mounted: $SLFS_MOUNT, else the one in the mount table. NoMountError: none, or several."""
     place = os.environ.get(protocol.MOUNT_VARIABLE)
     if place:
         if not (Path(place) / protocol.PARTITIONS).is_dir():
@@ -37,7 +37,13 @@ def find_mount() -> Path:
     mounts = protocol.parse_mounts(Path("/proc/self/mounts").read_text())
     if not mounts:
         raise NoMountError("no slfs is mounted; mount one with scripts/mount-slfs.sh")
-    return Path(mounts[-1].place)
+    places = sorted({mount.place for mount in mounts})
+    if len(places) > 1:
+        raise NoMountError(
+            f"several are mounted ({', '.join(map(str, places))}); "
+            f"name one in {protocol.MOUNT_VARIABLE}"
+        )
+    return Path(places[0])
 
 
 def partitions(mount: Path) -> list["Partition"]:

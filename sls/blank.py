@@ -267,7 +267,7 @@ class Forest:
             time.sleep(0.002)  # a command of a moment has it: numbers go round
         if is_taken:
             raise RestoreConflictError(
-                f"pid {wanted} is in use by {_name(wanted)}; end it, or restore with `kill` or `clone`"
+                f"pid {wanted} is in use by {_name(wanted)}; end it, or restore with `kill`"
             )
         born = reply.check()
         origin.births.remove(born)

@@ -20,6 +20,7 @@ import signal
 import struct
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sls import proc, syscalls
@@ -438,16 +439,27 @@ def remove_abandoned(thread: Borrowed, maps: Sequence[VmaLine], places: Collecti
     `places`: where its threads stand. An arena in which one has yet to heal stays.
     """
     found = [
-        vma.start
-        for vma in maps
-        if (vma.permissions, vma.length) == ("r-xs", PAGE_BYTES)
-        and vma.name.startswith(b"/dev/zero")
-        and not any(vma.start <= place < vma.start + ARENA_BYTES for place in places)
-        and syscalls.read_memory(thread.tid, vma.start, len(_ARENA_CODE)) == _ARENA_CODE
+        code.start
+        for code, rest in pairwise(maps)
+        if _looks_like_arena(code, rest)
+        and not any(code.start <= place < rest.end for place in places)
+        and syscalls.read_memory(thread.tid, code.start, len(_ARENA_CODE))
+        in (_ARENA_CODE, bytes(len(_ARENA_CODE)))  # zeros: killed before the code was written
     ]
     for base in found:
         run_in_vdso(thread, maps, (call("munmap", base, ARENA_BYTES),))
     return bool(found)
+
+
+def _looks_like_arena(code: VmaLine, rest: VmaLine) -> bool:
+    """Whether two neighbours are the two mappings that `Arena.create` makes of one shared object."""
+    return (
+        (code.permissions, code.length, code.offset) == ("r-xs", PAGE_BYTES, 0)
+        and (rest.permissions, rest.start, rest.offset) == ("rw-s", code.end, PAGE_BYTES)
+        and rest.end - code.start == ARENA_BYTES
+        and rest.inode == code.inode
+        and code.name.startswith(b"/dev/zero")
+    )
 
 
 _MAP_ARENA: Final = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x100000  # MAP_FIXED_NOREPLACE

@@ -64,9 +64,7 @@ def wait_for_numbers(image: Image) -> None:
             while proc.exists(number):
                 _reap(number)
                 if not _is_leaving(number) or time.monotonic() > deadline:
-                    raise RestoreConflictError(
-                        f"pid {number} is in use by {_describe(number)}; end it, or restore with `kill` or `clone`"
-                    )
+                    raise RestoreConflictError(f"pid {number} is in use by {_describe(number)}")
                 time.sleep(0.002)
 
 
@@ -90,10 +88,15 @@ def _is_leaving(pid: int) -> bool:
 
 
 def _describe(pid: int) -> str:
+    """Who has the number, and what to do."""
     try:
-        return proc.stat(pid).comm.decode(errors="replace")
+        stat = proc.stat(pid)
     except TaskDiedError:
-        return "another task"
+        return "a task that has just ended; restore again"
+    name = stat.comm.decode(errors="replace")
+    if stat.is_zombie:
+        return f"{name}, which has ended, but its parent, pid {stat.ppid}, has yet to wait for it; end that parent"
+    return f"{name}; end it, or restore with `kill`"
 
 
 class _Restore:

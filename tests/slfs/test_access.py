@@ -39,7 +39,8 @@ def test_a_user_may_trace_his_own_only() -> None:
 
 def test_ancestry_goes_up_to_init() -> None:
     found = list(ancestry(os.getpid()))
-    assert found[:2] == [os.getpid(), os.getppid()]
+    parent = os.getppid()
+    assert found[:2] == ([os.getpid(), parent] if parent > 1 else [os.getpid()])
     assert 1 not in found
     assert list(ancestry(0)) == []
     child = subprocess.Popen(["true"])
