@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -125,7 +125,8 @@ class Job:
         members = self.members()
         with _adopting_orphans():
             for pid in members:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # half-restored ones end with a killed worker
+                    os.kill(pid, signal.SIGKILL)
             self.forget_child()
             _reap(members)
         self.wait_for(lambda: not self.members(), "the end of the members")
