@@ -142,8 +142,7 @@ class Tracer:
         self._look_ahead(pids, full=full)
         clock = _Stages()
         early = _Early(self, buffer, self._sleepers)
-        if track:
-            early.copy([pid for pid in pids if full or not self._is_tracked(pid)])
+        early.copy([pid for pid in pids if full or not self._is_tracked(pid)])
         clock.lap("early")
         with ExitStack() as cleanup:
             frozen = cleanup.enter_context(Frozen(members, self._sleepers))
@@ -161,7 +160,7 @@ class Tracer:
                 clock.lap("files")
         clock.lap("thaw")
         stop_ns = time.monotonic_ns() - frozen.since_ns + early.stop_ns
-        self._forget_gone(session.pids)
+        self._forget_gone(session.pids if track or stay else [])
         self._has_base = track
         return Capture(
             image, objects, is_delta, stop_ns, clock.stages,

@@ -84,12 +84,7 @@ class Tracing:
         ours, theirs = socket.socketpair()
         gate, their_gate = socket.socketpair(type=socket.SOCK_SEQPACKET)
         descriptors = [theirs.fileno(), their_gate.fileno()]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "sls.worker", *map(str, descriptors)],
-            pass_fds=descriptors,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._process = _start_worker(descriptors)
         theirs.close()
         their_gate.close()
         self._files = files
@@ -290,6 +285,24 @@ class Tracing:
     def kill(self) -> None:
         """End the worker at once, as a crash would; for tests."""
         self._process.send_signal(signal.SIGKILL)
+
+
+def _start_worker(descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
+    """The worker process. Each thread of it, a library's too, is born with SIGCHLD blocked.
+
+    The tracer waits for that signal; a thread that does not block it would take it away.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sls.worker", *map(str, descriptors)],
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class CaptureNote(msgspec.Struct, frozen=True):
