@@ -164,7 +164,9 @@ class Memory(ProcessState[MemoryRecord]):
         )  # fmt: skip
 
     def look_ahead(self, tid: int, memo: Memo) -> None:
-        _flags(tid, proc.read(tid, "maps"), memo)
+        maps_text = proc.read(tid, "maps")
+        memo.of("maps", maps_text, lambda: proc.parse_maps(maps_text))
+        _flags(tid, maps_text, memo)
 
     def prepare(self, ctx: RestoreContext, record: MemoryRecord) -> None:
         _executable_descriptor(ctx, record)
@@ -229,7 +231,7 @@ def _vmas(
     records = []
     for line in process.maps:
         record = known.get(line)
-        if record is None:
+        if record is None or not _is_current(ctx, process, line, record):
             if line.name == b"[vsyscall]" or process.is_arena(line):
                 continue
             record = _vma(ctx, process, line, flags.get(line.start, frozenset()))
@@ -328,6 +330,19 @@ def _executable(
         return _version(ctx, target, status), None
     version = FileVersion(path=target, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
     return version, capture_nameless(ctx, link, target, status)
+
+
+def _is_current(
+    ctx: CaptureContext, process: CapturedProcess, line: VmaLine, record: VmaRecord
+) -> bool:
+    """Whether the mapped file is still what the record of an earlier capture says of it."""
+    if record.file is None:
+        return True
+    path = record.file.path
+    if path not in ctx.versions:
+        link = f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
+        _version(ctx, path, os.stat(link))
+    return bool(ctx.versions[path] == record.file)
 
 
 def _version(ctx: CaptureContext, path: bytes, status: os.stat_result) -> FileVersion:
