@@ -160,12 +160,18 @@ class Tracer:
                 clock.lap("files")
         clock.lap("thaw")
         stop_ns = time.monotonic_ns() - frozen.since_ns + early.stop_ns
-        self._forget_gone(session.pids if track or stay else [])
+        self._forget_gone(session.pids)
+        if not track:
+            self._end_tracking()
         self._has_base = track
         return Capture(
             image, objects, is_delta, stop_ns, clock.stages,
             sum(end - start for one in objects for start, end in one.ranges) // syscalls.PAGE_BYTES,
         )  # fmt: skip
+
+    def _end_tracking(self) -> None:
+        for member in self._members.values():
+            member.tracker.stop()
 
     def _is_tracked(self, pid: int) -> bool:
         known = self._members.get(pid)
@@ -179,7 +185,6 @@ class Tracer:
                 continue
             try:
                 member = self.member(pid, pid, proc.start_time(pid))
-                member.memo.clear()
                 for state in PROCESS_STATES:
                     state.look_ahead(pid, member.memo)
             except (TaskDiedError, PermissionError):

@@ -260,8 +260,13 @@ class PageTracker:
         self._written()
 
     def close(self) -> None:
-        """End tracking; the kernel drops the registration with the descriptor."""
+        """End tracking for good."""
         os.close(self._pagemap)
+        self.stop()
+
+    def stop(self) -> None:
+        """End tracking; the kernel drops the registration with the descriptor."""
+        self._captured = None
         if self._userfaultfd is not None:
             os.close(self._userfaultfd)
             self._userfaultfd = None

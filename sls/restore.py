@@ -34,6 +34,7 @@ from sls.resources import (
 # O_ASYNC is not among them: the kernel notes the descriptor's number with it
 _STATUS_FLAGS: Final = os.O_APPEND | os.O_NONBLOCK | os.O_DIRECT | os.O_NOATIME
 _PID_WAIT_S: Final = 3.0
+_GRACE_S: Final = 0.05
 
 
 class Restored(NamedTuple):
@@ -58,12 +59,14 @@ def restore(
 
 def wait_for_numbers(image: Image) -> None:
     """Wait until every pid and tid is free; RestoreConflictError (EEXIST) names one that stays in use."""
-    deadline = time.monotonic() + _PID_WAIT_S
+    grace = time.monotonic() + _GRACE_S  # a killed thread looks alive until it has seen the signal
+    deadline = grace + _PID_WAIT_S
     for process in image.processes:
         for number in {process.pid, *(thread.tid for thread in process.threads)}:
             while proc.exists(number):
                 _reap(number)
-                if not _is_leaving(number) or time.monotonic() > deadline:
+                now = time.monotonic()
+                if now > deadline or (now > grace and not _is_leaving(number)):
                     raise RestoreConflictError(f"pid {number} is in use by {_describe(number)}")
                 time.sleep(0.002)
 

@@ -166,9 +166,15 @@ class Memo:
     def __init__(self) -> None:
         self._kept: dict[str, tuple[bytes, Any]] = {}
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._kept.clear()
+    def put(self, what: str, text: bytes, value: object) -> bool:
+        """Keep a value that was made anew; whether it is the one that was kept for the same text."""
+        same = self._kept.get(what) == (text, value)
+        self._kept[what] = (text, value)
+        return same
+
+    def drop(self, what: str) -> None:
+        """Forget what was made of a text."""
+        self._kept.pop(what, None)
 
     def of(self, what: str, text: bytes, make: "Callable[[], T]") -> "T":
         """`make()`, or what it gave when `text` was the same the last time."""

@@ -166,7 +166,9 @@ class Memory(ProcessState[MemoryRecord]):
     def look_ahead(self, tid: int, memo: Memo) -> None:
         maps_text = proc.read(tid, "maps")
         memo.of("maps", maps_text, lambda: proc.parse_maps(maps_text))
-        _flags(tid, maps_text, memo)
+        flags = proc.parse_smaps_flags(proc.read(tid, "smaps"))
+        if not memo.put("smaps", maps_text, flags):
+            memo.drop("vmas")
 
     def prepare(self, ctx: RestoreContext, record: MemoryRecord) -> None:
         _executable_descriptor(ctx, record)
