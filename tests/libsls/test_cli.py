@@ -27,7 +27,13 @@ def test_both_spellings_of_partadd(
 ) -> None:
     assert slsctl(*words).returncode == 0
     settings = load(mounted.partition(5) / "status")["settings"]
-    assert settings == {"period_ms": 100, "mode": "delta", "backend": "memory", "retain": 0, "thin": ""}
+    assert settings == {
+        "period_ms": 100,
+        "mode": "delta",
+        "backend": "memory",
+        "retain": 0,
+        "thin": "",
+    }
     assert slsctl("partdel", "-o", 5).returncode == 0
     assert not mounted.partition(5).exists()
 
