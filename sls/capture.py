@@ -22,7 +22,6 @@ from sls.image import (
     Image,
     ProcessImage,
     ThreadImage,
-    encode,
 )
 from sls.pages import (
     Changes,
@@ -568,8 +567,3 @@ def _kind_of(file: OpenFile) -> FileType[Any]:
         if kind.matches(file):
             return kind
     raise file.unsupported(f"{file.target.decode(errors='replace')} is not supported")
-
-
-def encoded(capture: Capture) -> bytes:
-    """The image of a capture in its stored form."""
-    return encode(capture.image)

@@ -303,12 +303,6 @@ class CopyBuffer:
         """The memory itself; do not keep it beyond the next `reserve`."""
         return memoryview(self._memory)[offset : offset + size_bytes]
 
-    def append(self, data: bytes) -> int:
-        """Copy `data` in; returns its offset."""
-        offset = self.reserve(len(data))
-        self._memory[offset : offset + len(data)] = data
-        return offset
-
     def copy_ranges(self, pid: int, memory_fd: int, ranges: Sequence[tuple[int, int]]) -> int:
         """Copy memory of `pid`, packed; returns the offset of the first byte."""
         offset = self.reserve(total_bytes(ranges))
