@@ -21,7 +21,15 @@ from slfs.access import Caller
 from slfs.control import to_json
 from slfs.differences import render_diff, render_parent_diff
 from slfs.errors import RefusedError
-from slfs.inodes import Attributes, Directory, FilesDirectory, Node, Symlink, TextFile
+from slfs.inodes import (
+    Attributes,
+    Directory,
+    FilesDirectory,
+    Node,
+    PartDirectory,
+    Symlink,
+    TextFile,
+)
 from slfs.journal import format_time
 from slfs.processes import ProcessesDirectory, Within, images
 from slfs.registry import Entry
@@ -31,52 +39,37 @@ from sls.errors import ImageError
 from sls.filetree import files_epoch
 
 
-class GenerationsDirectory(Directory):
+class GenerationsDirectory(PartDirectory):
     """generations/: one directory an epoch, and `latest`."""
 
-    is_slow = True
-
-    def __init__(self, entry: Entry) -> None:
-        self._entry = entry
-
-    @property
-    def identity(self) -> Hashable:
-        return ("generations", self._entry.serial)
-
-    def attributes(self) -> Attributes:
-        return Attributes(
-            mode=stat.S_IFDIR | 0o700,
-            owner=self._entry.owner,
-            links=2,
-            time_ns=self._entry.changed_ns,
-        )
+    part = protocol.GENERATIONS
 
     def names(self) -> Sequence[bytes]:
-        epochs = [b"%d" % info.epoch for info in self._entry.store.generations(self._entry.oid)]
+        epochs = [b"%d" % info.epoch for info in self.entry.store.generations(self.entry.oid)]
         return [*epochs, protocol.LATEST.encode()] if epochs else []
 
     def lookup(self, name: bytes) -> Node | None:
         if name == protocol.LATEST.encode():
-            return LatestLink(self._entry) if self._entry.newest() else None
+            return LatestLink(self.entry) if self.entry.newest() else None
         if b".." in name:
             return self._comparison(name)
         info = self._find(name)
-        return GenerationDirectory(self._entry, info) if info else None
+        return GenerationDirectory(self.entry, info) if info else None
 
     def _comparison(self, name: bytes) -> Node | None:
         """`<a>..<b>`; `latest` for either."""
-        newest = b"%d" % self._entry.newest()
+        newest = b"%d" % self.entry.newest()
         names = [newest if one == protocol.LATEST.encode() else one for one in name.split(b"..")]
         found = [self._find(one) for one in names]
         if len(found) != 2 or found[0] is None or found[1] is None:
             return None
         old, new = found[0], found[1]
-        return DiffFile(self._entry, new, lambda entry, info: render_diff(entry, old, info), name)
+        return DiffFile(self.entry, new, lambda entry, info: render_diff(entry, old, info), name)
 
     def _find(self, name: bytes) -> GenerationInfo | None:
         try:
             epoch = protocol.parse_epoch(name.decode(errors="replace"))
-            return self._entry.store.generation(self._entry.oid, epoch)
+            return self.entry.store.generation(self.entry.oid, epoch)
         except (ProtocolError, ObjectNotFoundError):
             return None
 
@@ -88,13 +81,13 @@ class GenerationsDirectory(Directory):
         info = self._find(name)
         if info is None:
             raise RefusedError(f"no generation {name!r}; list generations", errno.ENOENT)
-        events = self._entry.events
+        events = self.entry.events
         try:
-            self._entry.delete_generation(info.epoch)
+            self.entry.delete_generation(info.epoch)
         except RefusedError as error:
-            self._entry.note_error(str(error), since=events)
+            self.entry.note_error(str(error), since=events)
             raise
-        self._entry.note(f"generation {info.epoch} deleted")
+        self.entry.note(f"generation {info.epoch} deleted")
 
 
 class LatestLink(Symlink):

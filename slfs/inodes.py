@@ -311,6 +311,28 @@ class PartitionDirectory(Directory):
         return ControlFile(self.entry, File(text)) if text in list(File) else None
 
 
+class PartDirectory(Directory):
+    """A directory of a partition that is made from the store: for its owner alone."""
+
+    is_slow = True
+    part: ClassVar[str]
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+
+    @property
+    def identity(self) -> Hashable:
+        return (self.part, self.entry.serial)
+
+    def attributes(self) -> Attributes:
+        return Attributes(
+            mode=stat.S_IFDIR | 0o700,
+            owner=self.entry.owner,
+            links=2,
+            time_ns=self.entry.changed_ns,
+        )
+
+
 class ControlFile(TextFile):
     """A control file: its verb says what reading and writing do."""
 

@@ -15,7 +15,7 @@ from libsls import protocol
 from libsls.protocol import ProtocolError
 from slfs.access import Caller
 from slfs.errors import EXPECTED_ERRORS, RefusedError
-from slfs.inodes import Attributes, Directory, Node, Symlink
+from slfs.inodes import Attributes, Node, PartDirectory, Symlink
 from slfs.registry import Entry
 
 RENAME_NOREPLACE: Final = 1  # renameat2(2)
@@ -24,36 +24,21 @@ RENAME_EXCHANGE: Final = 2
 Tags = dict[str, int]
 
 
-class TagsDirectory(Directory):
+class TagsDirectory(PartDirectory):
     """tags/: one link a name."""
 
-    is_slow = True
-
-    def __init__(self, entry: Entry) -> None:
-        self._entry = entry
-
-    @property
-    def identity(self) -> Hashable:
-        return ("tags", self._entry.serial)
-
-    def attributes(self) -> Attributes:
-        return Attributes(
-            mode=stat.S_IFDIR | 0o700,
-            owner=self._entry.owner,
-            links=2,
-            time_ns=self._entry.changed_ns,
-        )
+    part = protocol.TAGS
 
     def names(self) -> Sequence[bytes]:
-        return [name.encode() for name in self._entry.tags]
+        return [name.encode() for name in self.entry.tags]
 
     def lookup(self, name: bytes) -> Node | None:
         try:
             text = name.decode()
         except UnicodeDecodeError:
             return None
-        epoch = self._entry.tags.get(text)
-        return None if epoch is None else TagLink(self._entry, text, epoch)
+        epoch = self.entry.tags.get(text)
+        return None if epoch is None else TagLink(self.entry, text, epoch)
 
     def make_symlink(self, name: bytes, target: bytes, caller: Caller) -> Node:
         """Raises RefusedError (EEXIST), ProtocolError (EINVAL), ObjectNotFoundError (ENOENT)."""
@@ -65,16 +50,16 @@ class TagsDirectory(Directory):
             return {**tags, text: epoch}
 
         self._change(add)
-        self._entry.note(f"generation {epoch} tagged {text}")
-        return TagLink(self._entry, text, epoch)
+        self.entry.note(f"generation {epoch} tagged {text}")
+        return TagLink(self.entry, text, epoch)
 
     def _parsed(self, name: bytes, target: bytes) -> tuple[str, int]:
-        events = self._entry.events
+        events = self.entry.events
         try:
             text = protocol.parse_name(protocol.parse_text(name))
             return text, protocol.parse_tag_target(target)
         except ProtocolError as error:
-            self._entry.note_error(f"tags: {error}", since=events)
+            self.entry.note_error(f"tags: {error}", since=events)
             raise
 
     def remove_file(self, name: bytes, caller: Caller) -> None:
@@ -86,7 +71,7 @@ class TagsDirectory(Directory):
             return tags
 
         self._change(remove)
-        self._entry.note(f"tag {text} removed")
+        self.entry.note(f"tag {text} removed")
 
     def rename_within(self, name: bytes, new_name: bytes, flags: int, caller: Caller) -> None:
         old, new = name.decode(errors="replace"), protocol.parse_name(protocol.parse_text(new_name))
@@ -103,7 +88,7 @@ class TagsDirectory(Directory):
             return {**tags, new: epoch}
 
         self._change(rename)
-        self._entry.note(f"tag {old} renamed to {new}")
+        self.entry.note(f"tag {old} renamed to {new}")
 
     @staticmethod
     def _must_have(tags: Tags, name: str) -> None:
@@ -111,11 +96,11 @@ class TagsDirectory(Directory):
             raise RefusedError(f"no tag {name}; list tags", errno.ENOENT)
 
     def _change(self, change: Callable[[Tags], Tags]) -> None:
-        events = self._entry.events
+        events = self.entry.events
         try:
-            self._entry.change_tags(change)
+            self.entry.change_tags(change)
         except EXPECTED_ERRORS as error:
-            self._entry.note_error(f"tags: {error}", since=events)
+            self.entry.note_error(f"tags: {error}", since=events)
             raise
 
 
