@@ -5,6 +5,7 @@ Exit status: 0 done, 1 refused or failed (the reason on standard error), 2 misus
 in `store_commands`. Longer than other modules, for all commands share options and printing.
 """
 
+import errno
 import json
 import os
 import select
@@ -12,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +31,8 @@ from libsls.sparse import copy_sparse
 from libsls.store_commands import COMMANDS as STORE_COMMANDS
 
 EXIT_REFUSED: Final = 1
-SPAWN_EXEC_FAILED: Final = 127
+SPAWN_NOT_EXECUTABLE: Final = 126
+SPAWN_NOT_FOUND: Final = 127
 
 
 class Number(click.ParamType[int]):
@@ -93,6 +96,14 @@ def format_time(time_ns: int) -> str:
 # --- the program ------------------------------------------------------------------------------
 
 
+class SpawnError(Exception):
+    """A command that cannot be run. `exit_status` is what a shell ends with then."""
+
+    def __init__(self, name: str, code: int) -> None:
+        super().__init__(f"{name}: {os.strerror(code)}")
+        self.exit_status = SPAWN_NOT_FOUND if code == errno.ENOENT else SPAWN_NOT_EXECUTABLE
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def slsctl() -> None:
     """Keep live processes: partitions, checkpoints, restores.
@@ -118,6 +129,9 @@ def main() -> int:
         text = error.strerror if isinstance(error, RefusedError) else str(error)
         click.echo(f"slsctl: {text}", err=True)
         return EXIT_REFUSED
+    except SpawnError as error:
+        click.echo(f"slsctl: {error}", err=True)
+        return error.exit_status
     return status if isinstance(status, int) else 0
 
 
@@ -223,7 +237,7 @@ def restore(
     if daemon:
         click.echo(" ".join(map(str, partition.restore(words).pids)))
         return 0
-    with Forwarder() as signals:
+    with Forwarder(partition.members) as signals:
         pid = partition.restore(words).pids[0]
         signals.to(pid)
         return wait_restored(pid, partition.path / File.STATUS)
@@ -246,13 +260,12 @@ def spawn(oid: int, period: int | None, daemon: bool, command: tuple[str, ...]) 
     slsctl ends with the command's exit status.
     """
     partition = Partition(oid)
-    if not partition.exists():
-        partition.create()
-    if period is not None:
-        partition.write(File.PERIOD, str(period).encode())
-    with Forwarder() as signals:
-        pid = _start_member(partition, command, in_background=daemon)
+    with Forwarder(partition.members) as signals:
+        with _made_if_missing(partition):
+            pid = _start_member(partition, command, in_background=daemon)
         signals.to(pid)
+        if period is not None:
+            partition.write(File.PERIOD, str(period).encode())
         if period:
             partition.checkpoint(wait=False)
         if not daemon:
@@ -261,26 +274,51 @@ def spawn(oid: int, period: int | None, daemon: bool, command: tuple[str, ...]) 
     return 0
 
 
+@contextmanager
+def _made_if_missing(partition: Partition) -> Iterator[None]:
+    """A partition for what is done within, made when there is none, and then removed again when that is refused."""
+    is_new = not partition.exists()
+    if is_new:
+        partition.create()
+    try:
+        yield
+    except (RefusedError, SpawnError):
+        if is_new:
+            partition.delete()
+        raise
+
+
 def _start_member(partition: Partition, command: Sequence[str], *, in_background: bool) -> int:
-    """Fork, attach the child, let it exec: it is a member from its program's first instruction."""
+    """Fork, attach the child, let it exec: it is a member from its program's first instruction.
+
+    Raises RefusedError, SpawnError; no child is left then.
+    """
     gate, opener = os.pipe()
+    outcome, reporter = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(opener)
-        _exec_when_opened(gate, command, in_background=in_background)
+        _exec_when_opened(gate, reporter, command, in_background=in_background)
     os.close(gate)
-    try:
-        partition.attach([pid])
-        os.write(opener, b"\0")
-    except RefusedError:
-        os.close(opener)
+    os.close(reporter)
+    with open(opener, "wb", buffering=0) as opened, open(outcome, "rb") as report:
+        try:
+            partition.attach([pid])
+        except RefusedError:
+            opened.close()
+            os.waitpid(pid, 0)
+            raise
+        opened.write(b"\0")
+        failed = report.read()  # ends with the exec
+    if failed:
         os.waitpid(pid, 0)
-        raise
-    os.close(opener)
+        raise SpawnError(command[0], int(failed))
     return pid
 
 
-def _exec_when_opened(gate: int, command: Sequence[str], *, in_background: bool) -> None:
+def _exec_when_opened(
+    gate: int, reporter: int, command: Sequence[str], *, in_background: bool
+) -> None:
     try:
         if os.read(gate, 1):
             os.close(gate)
@@ -290,9 +328,9 @@ def _exec_when_opened(gate: int, command: Sequence[str], *, in_background: bool)
                 signal.signal(number, signal.SIG_DFL)
             os.execvp(command[0], list(command))
     except OSError as error:
-        os.write(2, f"slsctl: {command[0]}: {error.strerror}\n".encode())
+        os.write(reporter, str(error.errno).encode())
     finally:
-        os._exit(SPAWN_EXEC_FAILED)
+        os._exit(SPAWN_NOT_FOUND)
 
 
 def _leave_terminal() -> None:

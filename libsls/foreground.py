@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
@@ -30,16 +31,18 @@ UNKNOWN: Final = 1
 class Forwarder:
     """While entered, whatever signal we get goes to the process told by `to`.
 
-    Signals that come before `to` wait for it; leaving without it, they take their usual course.
+    Signals that come before `to` wait for it; leaving without it, they take their usual course. At SIGTSTP
+    `members` stop with us, and go on with us: one job to the shell, though the terminal knows of us alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, members: Callable[[], Sequence[int]]) -> None:
+        self._members = members
         self._pid = 0
         self._pending: list[int] = []
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in FORWARDED:
+        for number in (*FORWARDED, signal.SIGTSTP):
             self._handlers[number] = signal.signal(number, self._take)
         return self
 
@@ -53,23 +56,62 @@ class Forwarder:
         """The process that signals are for, those that came already first."""
         self._pid = pid
         while self._pending:
-            self._forward(self._pending.pop(0))
+            self._act(self._pending.pop(0))
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
         if self._pid:
-            self._forward(number)
+            self._act(number)
         else:
             self._pending.append(number)
 
+    def _act(self, number: int) -> None:
+        if number == signal.SIGTSTP:
+            self._suspend()
+        else:
+            self._forward(number)
+
+    def _suspend(self) -> None:
+        """Stop the members, then ourselves until the shell wants us to go on."""
+        stopped = self._stop_members()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._take)
+        for pid in stopped:
+            _send(pid, signal.SIGCONT)
+
+    def _stop_members(self) -> list[int]:
+        """SIGSTOP to all: SIGTSTP stops nobody in a group that has no shell. A child of ours gets the terminal's."""
+        stopped: list[int] = []
+        if _group_of(self._pid) == os.getpgrp():
+            return stopped
+        while new := [pid for pid in self._members() if pid not in stopped]:
+            for pid in new:
+                _send(pid, signal.SIGSTOP)
+            stopped += new
+        return stopped
+
     def _forward(self, number: int) -> None:
-        try:
-            group = os.getpgid(self._pid)
-            if group == self._pid != os.getpgrp():
-                os.killpg(group, number)  # as a terminal does to its foreground group
-            elif group != os.getpgrp() or not _is_from_terminal(number):
-                os.kill(self._pid, number)
-        except ProcessLookupError:
-            return  # it has just ended; who waits for it sees that
+        group = _group_of(self._pid)
+        if group == self._pid != os.getpgrp():
+            _send(-group, number)  # as a terminal does to its foreground group
+        elif group != os.getpgrp() or not _is_from_terminal(number):
+            _send(self._pid, number)
+
+
+def _group_of(pid: int) -> int:
+    """The process group; 0 for a process that has ended."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def _send(pid: int, number: int) -> None:
+    """A signal to a process or, below 0, a group, which may have just ended: who waits for it sees that."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
 
 
 def _is_from_terminal(number: int) -> bool:

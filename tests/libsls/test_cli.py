@@ -138,7 +138,20 @@ def test_spawn_ends_as_its_command(slsctl: Slsctl, command: str, status: int) ->
 def test_spawn_makes_a_member_from_the_start(slsctl: Slsctl, mounted: Mounted) -> None:
     attached = f"grep -qx $$ {mounted.partition(3)}/attach"
     assert slsctl("spawn", "-o", 3, "--", "sh", "-c", attached).returncode == 0
-    assert slsctl("spawn", "-o", 3, "no-such-program").returncode == 127
+
+
+@pytest.mark.parametrize(("command", "status"), [("no-such-program", 127), ("/etc/passwd", 126)])
+def test_spawn_of_what_cannot_run_leaves_nothing(
+    slsctl: Slsctl, mounted: Mounted, command: str, status: int
+) -> None:
+    outcome = slsctl("spawn", "-o", 3, "-t", 100, "--", command)
+    assert (outcome.returncode, outcome.stdout) == (status, "")
+    assert outcome.stderr.startswith(f"slsctl: {command}: ")
+    assert not mounted.partition(3).exists()
+    kept = mounted.partition(4, create=True)
+    assert slsctl("spawn", "-o", 4, "-t", 100, "--", command).returncode == status
+    assert (kept / "period").read_text() == "0\n"
+    assert (kept / "attach").read_text() == ""
 
 
 def test_spawn_passes_signals_on(mounted: Mounted) -> None:

@@ -1,6 +1,7 @@
 """slsctl on real partitions: standing in for restored processes, ending as they end."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -65,6 +66,50 @@ def test_a_restored_process_killed_by_a_signal(slsctl: Slsctl, tmp_path: Path) -
         wait_until(lambda: is_alive(pid))
         program.send_signal(signal.SIGTERM)
         assert program.wait(20) == 128 + signal.SIGTERM
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.mark.usefixtures("real_mount")
+def test_a_restore_in_the_foreground_is_a_job_of_the_shell(slsctl: Slsctl, tmp_path: Path) -> None:
+    """Ctrl-Z stops the restored process and slsctl, `fg` continues both."""
+    pid = start(slsctl, tmp_path)
+    shell, terminal = pty.fork()
+    if shell == 0:
+        os.execlp("bash", "bash", "--norc", "-i")
+    try:
+        os.write(terminal, f"{sys.executable} {LAUNCHER} restore -o 1\n".encode())
+        wait_until(lambda: is_alive(pid))
+        (standing_in,) = wait_for_child(shell)
+        wait_until(lambda: caught(standing_in, signal.SIGTSTP))
+        os.write(terminal, b"\x1a")
+        wait_until(lambda: is_stopped(pid) and is_stopped(standing_in))
+        os.write(terminal, b"fg\n")
+        wait_until(lambda: not is_stopped(pid) and not is_stopped(standing_in))
+        (tmp_path / "go").touch()
+        wait_until(lambda: has_ended(standing_in))
+        os.write(terminal, b"exit $?\n")
+        assert os.waitstatus_to_exitcode(os.waitpid(shell, 0)[1]) == 3
+    finally:
+        os.close(terminal)
+        if is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def wait_for_child(shell: int) -> list[int]:
+    children = Path(f"/proc/{shell}/task/{shell}/children")
+    wait_until(children.read_text)
+    return [int(word) for word in children.read_text().split()]
+
+
+def caught(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    fields = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    return bool(int(fields["SigCgt"], 16) >> number - 1 & 1)
 
 
 def test_a_generation_is_restored_by_number(
