@@ -9,29 +9,14 @@ stop time (members stand still), the checkpoint (write to `checkpoint` until the
 
 import argparse
 import json
-import os
-import platform
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-PROGRAMS = Path(__file__).parent / "programs"
-
-
-class Job(NamedTuple):
-    """A program to keep."""
-
-    name: str
-    source: str
-    arguments: tuple[str, ...]
-
+from jobs import Job, end, machine, mounted, start, write
 
 JOBS = (
     Job("C loop, 4 MiB", "work.c", ("4", "1", "0")),
@@ -48,69 +33,6 @@ class Times(NamedTuple):
     stop: list[float]
     checkpoint: list[float]
     restore: list[float]
-
-
-@contextmanager
-def mounted(directory: Path) -> Iterator[Path]:
-    """A fresh store on a fresh mount."""
-    script = Path(__file__).parents[1] / "scripts" / "mount-slfs.sh"
-    mountpoint = directory / "mnt"
-    mountpoint.mkdir()
-    subprocess.run(
-        [script, "--store", directory / "store", mountpoint],
-        check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield mountpoint / "partitions"
-    finally:
-        subprocess.run(["umount", mountpoint], check=True)
-
-
-def start(job: Job, directory: Path) -> subprocess.Popen[bytes]:
-    """Start the program and wait until it says that it is ready."""
-    source = PROGRAMS / job.source
-    if source.suffix == ".c":
-        binary = directory / source.stem
-        subprocess.run(["gcc", "-O1", "-pthread", source, "-o", binary], check=True)
-        command = [str(binary), *job.arguments]
-    else:
-        command = ["python3", str(source), *job.arguments]
-    ready = directory / "ready"
-    ready.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [*command, str(ready)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while not ready.exists():
-        time.sleep(0.05)
-    time.sleep(0.5)
-    return process
-
-
-def end(partition: Path) -> None:
-    """Kill every member, and wait until the numbers are free."""
-    pids = [int(pid) for pid in (partition / "attach").read_text().split()]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    while any(is_running(pid) for pid in pids):
-        time.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    """Whether the number is in use by more than a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def write(path: Path, text: str) -> float:
-    """Milliseconds that a write to a control file takes."""
-    begin = time.perf_counter()
-    path.write_text(text)
-    return (time.perf_counter() - begin) * 1e3
 
 
 def measure(job: Job, partition: Path, directory: Path, rounds: int) -> Times:
@@ -144,9 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=10)
     rounds = parser.parse_args().rounds
-    print(
-        f"{platform.node()}: Linux {platform.release()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}\n"
-    )
+    print(f"{machine()}\n")
     print("| program | stop, ms | checkpoint, ms | restore, ms |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name, mounted(Path(name)) as partitions:
         for number, job in enumerate(JOBS, 1):
