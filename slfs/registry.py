@@ -178,7 +178,7 @@ class Entry:
                     f"generation {epoch} is tagged {names[0]}; remove tags/{names[0]} first",
                     errno.EBUSY,
                 )
-            self.store.delete_generation(self.oid, epoch)
+            self.partition.delete_generation(epoch)
         self.changed_ns = time.time_ns()
 
     def take_event(self, event: Event) -> None:

@@ -54,6 +54,10 @@ class Release(Message, frozen=True, tag="release"):
     with_files: bool = False
 
 
+class Rebase(Message, frozen=True, tag="rebase"):
+    """The generation that a delta would build on is deleted: the next capture is full."""
+
+
 class TakeRestore(Message, frozen=True, tag="take-restore"):
     """Bring the image back; the terminal's descriptors come beside the message, or none."""
 
@@ -142,7 +146,7 @@ class Exited(Message, frozen=True, tag="exited"):
     status: int
 
 
-ToWorker = TakeCapture | Continue | Release | TakeRestore | Ranges | BytesReady
+ToWorker = TakeCapture | Continue | Release | Rebase | TakeRestore | Ranges | BytesReady
 FromWorker = Captured | Failed | RangesWanted | BytesWanted | RestoreDone | Exited
 
 M = TypeVar("M")

@@ -8,6 +8,7 @@
     ├── RestoreConflictError       caller: the world lacks or already has what the image needs
     ├── ImageError                 image: not readable by this version, or inconsistent
     ├── PartitionStateError        caller: the request does not fit the partition's state
+    ├── BaseDeletedError           caller: what a delta was to build on was deleted meanwhile
     └── WorkerError                kernel: the tracer process ended or failed
 
 Every message ends with what to do. `errno` is what a control file returns; `exit_status` what slsctl ends with.
@@ -89,6 +90,15 @@ class PartitionStateError(SlsError):
     def __init__(self, message: str, code: int = _errno.EINVAL) -> None:
         self.errno = code
         super().__init__(message)
+
+
+class BaseDeletedError(SlsError):
+    """The generation that a delta builds on was deleted while it was captured."""
+
+    errno = _errno.ENOENT
+
+    def __init__(self) -> None:
+        super().__init__("the generation that a delta builds on was deleted; take a full one")
 
 
 class WorkerError(SlsError):

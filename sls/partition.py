@@ -17,7 +17,7 @@ from typing import Any, Final
 from slos.store import Store
 from sls import proc, syscalls
 from sls.channel import Continue, MemberId, RestoreDone, TakeCapture, TakeRestore
-from sls.errors import ImageError, PartitionStateError, TaskDiedError
+from sls.errors import BaseDeletedError, ImageError, PartitionStateError, TaskDiedError
 from sls.filetree import FileTree, files_epoch, is_undo, undo_note
 from sls.freeze import refuse_unfit
 from sls.image import MANIFEST_OBJECT, Image, decode, encode
@@ -185,21 +185,28 @@ class Partition(Listener):
             self._state = "capturing"
             if self.files is not None:
                 self.files.prepare()
-            worker = self._worker()
-            done: Committed = worker.ask(
-                lambda serial: TakeCapture(
-                    serial=serial,
-                    members=alive,
-                    full=full or worker.lacks_base(),
-                    track=self.settings.mode is Mode.DELTA,
-                    with_files=worker.has_files,
-                ),
-                name=request.name,
-            )
+            try:
+                done = self._capture(alive, request.name, full=full)
+            except BaseDeletedError:
+                done = self._capture(alive, request.name, full=True)
             self.committed(done)
             if self.settings.period_ms:
                 self._continue(self.settings.period_ms)
         return CheckpointOutcome(done.epoch, done.captured.stop_ns, done.total_ns)
+
+    def _capture(self, members: tuple[MemberId, ...], name: str, *, full: bool) -> Committed:
+        worker = self._worker()
+        done: Committed = worker.ask(
+            lambda serial: TakeCapture(
+                serial=serial,
+                members=members,
+                full=full,
+                track=self.settings.mode is Mode.DELTA,
+                with_files=worker.has_files,
+            ),
+            name=name,
+        )
+        return done
 
     def committed(self, done: Committed) -> None:
         captured = done.captured
@@ -218,6 +225,14 @@ class Partition(Listener):
         with self._retaining:
             self._pinned = epochs
 
+    def delete_generation(self, epoch: int) -> None:
+        """Delete a generation; a delta that would build on it is full instead. Waits for no capture. SlosError."""
+        tracing = self._tracing
+        if tracing is not None:
+            tracing.delete_generation(epoch)
+        else:
+            self._store.delete_generation(self.oid, epoch)
+
     def _let_go(self) -> None:
         """Delete what the settings do not retain; named and pinned generations stay."""
         settings = self.settings
@@ -231,10 +246,11 @@ class Partition(Listener):
             if settings.thin:
                 self._store.thin(self.oid, settings.thin, keep)
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, *, has_ended: bool) -> None:
         self._times.failed += 1
-        self._is_continuous = False
-        self._state = "idle"
+        if has_ended:
+            self._is_continuous = False
+            self._state = "idle"
         self._fail(reason)
 
     # --- restores ---

@@ -32,10 +32,11 @@ from sls.channel import (
     Message,
     Ranges,
     RangesWanted,
+    Rebase,
     Release,
     RestoreDone,
 )
-from sls.errors import WorkerError, rebuilt
+from sls.errors import BaseDeletedError, WorkerError, rebuilt
 from sls.filetree import FileTree, Gate
 from sls.image import MANIFEST_OBJECT
 from sls.syscalls import PAGE_BYTES
@@ -55,8 +56,8 @@ class Listener:
     def committed(self, done: Committed) -> None:
         """A periodic capture became a generation."""
 
-    def failed(self, reason: str) -> None:
-        """Periodic captures ended, or one was lost."""
+    def failed(self, reason: str, *, has_ended: bool) -> None:
+        """A periodic capture was lost; `has_ended`: no more come."""
 
     def exited(self, pid: int, status: int) -> None:
         """A restored process ended."""
@@ -79,6 +80,8 @@ class Tracing:
             0,
         )  # serial and epoch of the newest generation made from a capture
         self._source_epoch = 0
+        self._base_was_deleted = False
+        self._base_lock = threading.Lock()  # guards these, from the look at the base to the commit
         self._send_lock = threading.Lock()
         self._is_closing = False
         ours, theirs = socket.socketpair()
@@ -175,7 +178,8 @@ class Tracing:
         self._futures.clear()
         if not self._is_closing:
             self._listener.failed(
-                "the tracer process has ended; the members go on, the next checkpoint starts another"
+                "the tracer process has ended; the members go on, the next checkpoint starts another",
+                has_ended=True,
             )
 
     def _take(self, message: FromWorker, descriptors: Sequence[int]) -> None:
@@ -194,21 +198,22 @@ class Tracing:
                 rebuilt(message.kind, message.text, message.errno)
             )
         else:
-            self._listener.failed(message.text)
+            self._listener.failed(message.text, has_ended=True)
 
     # --- commits ---
 
     def _commit(self, captured: Captured, buffer_fd: int) -> None:
         future = self._futures.pop(captured.serial, None)
         try:
-            done = self._store_capture(captured, buffer_fd)
-        except (SlosError, OSError, WorkerError) as error:
+            with self._base_lock:
+                done = self._store_capture(captured, buffer_fd)
+        except (SlosError, OSError, WorkerError, BaseDeletedError) as error:
             self._last = (0, 0)
             self.tell_quietly(Release(serial=captured.serial, kept=False))
             if future is not None:
                 future.set_exception(error)
-            else:
-                self._listener.failed(str(error))
+            elif not isinstance(error, BaseDeletedError):
+                self._listener.failed(str(error), has_ended=False)
             return
         self.tell_quietly(Release(serial=captured.serial, kept=True, with_files=self.has_files))
         if future is not None:
@@ -227,6 +232,8 @@ class Tracing:
         parent = None
         if captured.base:
             serial, parent = self._last
+            if captured.base != serial and self._base_was_deleted:
+                raise BaseDeletedError
             if captured.base != serial:
                 raise WorkerError(
                     "a delta lost its base, as the checkpoint before it failed; the next one is full"
@@ -244,12 +251,18 @@ class Tracing:
                 name = self._names.pop(captured.serial, "")
                 info = transaction.commit(wait=False, name=name, note=_note(captured, files))
         self._last = (captured.serial, info.epoch)
+        self._base_was_deleted = False
         return Committed(info.epoch, captured, time.time_ns() - captured.started_ns)
 
-    def lacks_base(self) -> bool:
-        """Whether the generation that a delta would build on has been deleted."""
-        epoch = self._last[1]
-        return bool(epoch) and all(one.epoch != epoch for one in self._store.generations(self._oid))
+    def delete_generation(self, epoch: int) -> None:
+        """Delete a generation; a delta that would build on it is full instead. Raises SlosError."""
+        with self._base_lock:
+            self._store.delete_generation(self._oid, epoch)
+            if epoch != self._last[1]:
+                return
+            self._last = (0, 0)
+            self._base_was_deleted = True
+        self.tell_quietly(Rebase())
 
     def _drop_stale(self, transaction: Any, captured: Captured, parent: int | None) -> None:
         """Remove the parent's objects that this capture no longer has: of processes that ended."""

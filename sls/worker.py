@@ -30,6 +30,7 @@ from sls.channel import (
     MemberId,
     Ranges,
     RangesWanted,
+    Rebase,
     Release,
     RestoreDone,
     TakeCapture,
@@ -190,19 +191,31 @@ class Worker:
             self._continue = message
             self._due_ns = time.monotonic_ns()
             self._missed = 0
-        elif isinstance(message, Release):
-            self._release(message)
-        else:
+        elif not self._serve_aside(message):
             assert isinstance(message, TakeRestore), "answers come only when they were asked for"
             self._restore(message, descriptors)
 
+    def _serve_aside(self, message: ToWorker) -> bool:
+        """Serve what may come at any time; whether it was that."""
+        if isinstance(message, Release):
+            self._release(message)
+        elif isinstance(message, Rebase):
+            self._forget()
+        else:
+            return False
+        return True
+
+    def _forget(self) -> None:
+        """The next capture is full."""
+        self._tracer.forget()
+        self._last_serial = 0
+
     def _receive_answer(self) -> ToWorker:
-        """The next message that is no Release; those are served on the way."""
+        """The next message that waits for nothing else."""
         while True:
             message, _ = self._channel.receive()
-            if not isinstance(message, Release):
+            if not self._serve_aside(message):
                 return message
-            self._release(message)
 
     def _release(self, message: Release) -> None:
         self._with_files = message.with_files
@@ -210,8 +223,7 @@ class Worker:
         buffer.clear()
         self._free.append(buffer)
         if not message.kept:
-            self._tracer.forget()
-            self._last_serial = 0
+            self._forget()
 
     # --- captures ---
 
@@ -243,9 +255,8 @@ class Worker:
         self, serial: int, members: Sequence[MemberId], *, full: bool, track: bool
     ) -> bool:
         while not self._free:
-            message, _ = self._channel.receive()
-            assert isinstance(message, Release)
-            self._release(message)
+            is_served = self._serve_aside(self._channel.receive()[0])
+            assert is_served, "one request is made at a time"
         buffer = self._free.pop()
         started_ns = time.time_ns()
         try:
@@ -259,8 +270,7 @@ class Worker:
             )
         except (SlsError, OSError) as error:
             self._free.append(buffer)
-            self._tracer.forget()
-            self._last_serial = 0
+            self._forget()
             self._fail(serial if serial > 0 else 0, error)
             return False
         self._taken[serial] = buffer

@@ -5,7 +5,8 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -167,3 +168,38 @@ def test_x26_refused_by_name(job: Job, binaries: Path, kind: str) -> None:
     assert (job.partition / "checkpoint").read_text() == "0\n"
     go.touch()
     assert (job.wait_end(), job.text()) == (0, f"{READY}ok\n")
+
+
+# --- generations that go --------------------------------------------------------------------
+
+
+def newest_of(job: Job) -> int:
+    return int((job.partition / "checkpoint").read_text())
+
+
+def test_the_newest_is_deleted_under_continuous_deltas(
+    job: Job, start_sums: StartSums, ends_without_a_gap: Check
+) -> None:
+    """What would build on it is taken in full: no checkpoint fails, and every generation is whole."""
+    start_sums(job)
+    job.write("mode", "delta")
+    job.write("period", 10)
+    for _ in range(20):
+        newest = job.checkpoint()
+        os.rmdir(job.partition / f"generations/{newest}")
+        job.wait_for(partial(is_newer, job, newest), "a periodic generation")
+        newest = newest_of(job)
+        with suppress(FileNotFoundError):
+            os.rmdir(job.partition / f"generations/{newest}")
+        job.wait_for(partial(is_newer, job, newest), "a periodic generation")
+    assert " error: " not in job.log()
+    assert job.status()["state"] == "continuous"
+    job.write("period", 0)
+    job.kill()
+    job.restore()
+    job.wait_more_lines(5)
+    ends_without_a_gap(job)
+
+
+def is_newer(job: Job, epoch: int) -> bool:
+    return newest_of(job) > epoch

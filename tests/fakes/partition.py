@@ -87,6 +87,9 @@ class FakePartition:
     def pin(self, epochs: frozenset[int]) -> None:
         self._pinned = epochs
 
+    def delete_generation(self, epoch: int) -> None:
+        self._store.delete_generation(self.oid, epoch)
+
     def configure(self, settings: Settings) -> None:
         self.settings = settings
 
