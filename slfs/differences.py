@@ -21,7 +21,7 @@ from slos.store import GenerationInfo
 from sls.address_space import Range, UnmappedError
 from sls.diff import differences
 from sls.image import ProcessImage
-from sls.pages import merged
+from sls.ranges import merged
 from sls.syscalls import PAGE_BYTES
 
 _PIECE_BYTES: Final = 1 << 20

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
-from sls.pages import intersection, merged
+from sls.ranges import intersection, merged
 from sls.resources import MemoryRecord, VmaKind, VmaRecord
 from sls.resources.memory import FileVersion
 from sls.syscalls import PAGE_BYTES

@@ -23,17 +23,18 @@ from sls.image import (
     ProcessImage,
     ThreadImage,
 )
-from sls.pages import (
-    Changes,
-    CopyBuffer,
-    PageTracker,
+from sls.page_tracker import Changes, PageTracker
+from sls.pages import CopyBuffer
+from sls.proc import FdInfo, VmaLine
+from sls.ranges import (
+    RangeArray,
     Ranges,
+    array_bytes,
+    as_array,
     difference,
     intersection,
     merged,
-    total_bytes,
 )
-from sls.proc import FdInfo, VmaLine
 from sls.remote import (
     ARENA_BYTES,
     Arena,
@@ -41,7 +42,6 @@ from sls.remote import (
     Call,
     Reply,
     find_hole,
-    open_memory,
     quiet_signal,
     remove_abandoned,
     run_together,
@@ -73,7 +73,7 @@ class CapturedObject(NamedTuple):
 
     object_id: int
     offset: int
-    ranges: Ranges
+    ranges: RangeArray
     gone: Ranges
 
 
@@ -165,7 +165,7 @@ class Tracer:
         self._has_base = track
         return Capture(
             image, objects, is_delta, stop_ns, clock.stages,
-            sum(end - start for one in objects for start, end in one.ranges) // syscalls.PAGE_BYTES,
+            sum(array_bytes(one.ranges) for one in objects) // syscalls.PAGE_BYTES,
         )  # fmt: skip
 
     def _end_tracking(self) -> None:
@@ -261,23 +261,19 @@ class _Early:
 
     def _copy_running(self, pid: int, member: _Member) -> None:
         own = _private(proc.parse_maps(proc.read(pid, "maps")), member.arena)
-        ranges = member.tracker.look(own, full=True).copied
+        changes = member.tracker.look(own, full=True)
         for _ in range(_EARLY_ROUNDS):
-            self._copy_ranges(pid, member.object_id, ranges)
-            if total_bytes(ranges) < _EARLY_BYTES:
+            self._copy(pid, member.object_id, changes)
+            if array_bytes(changes.copied) < _EARLY_BYTES:
                 break
-            ranges = member.tracker.look_again()
+            changes = member.tracker.look_again()
         else:
-            self._copy_ranges(pid, member.object_id, ranges)
+            self._copy(pid, member.object_id, changes)
         self.pids.add(pid)
 
-    def _copy_ranges(self, pid: int, object_id: int, ranges: Ranges) -> None:
-        memory = open_memory(pid)
-        try:
-            offset = self._buffer.copy_ranges(pid, memory, ranges)
-        finally:
-            os.close(memory)
-        self.objects.append(CapturedObject(object_id, offset, ranges, []))
+    def _copy(self, pid: int, object_id: int, changes: Changes) -> None:
+        offset = self._buffer.copy_ranges(pid, changes.copied)
+        self.objects.append(CapturedObject(object_id, offset, changes.copied, changes.gone))
 
 
 def _private(vmas: Sequence[VmaLine], arena: Arena | None) -> list[VmaLine]:
@@ -531,13 +527,11 @@ class _Session:
         return msgspec.structs.replace(image, processes=tuple(processes))
 
     def _copy_memory(self, process: CapturedProcess, full: bool) -> CapturedObject:
-        own = _private(process.maps, process.arena)
-        changes: Changes = self.members[process.pid].tracker.look(own, full=full)
-        memory = open_memory(process.tid)
-        try:
-            offset = self._buffer.copy_ranges(process.tid, memory, changes.copied)
-        finally:
-            os.close(memory)
+        own = process.memo.of(
+            "private", process.maps_text, lambda: _private(process.maps, process.arena)
+        )
+        changes = self.members[process.pid].tracker.look(own, full=full)
+        offset = self._buffer.copy_ranges(process.tid, changes.copied)
         return CapturedObject(process.object_id, offset, changes.copied, changes.gone)
 
     def _copy_content(self, content: Content, source: MemorySource) -> CapturedObject:
@@ -550,7 +544,8 @@ class _Session:
             position += end - start
         source.close()
         end = (content.size_bytes + syscalls.PAGE_BYTES - 1) & -syscalls.PAGE_BYTES
-        return CapturedObject(content.object_id, offset, ranges, difference([(0, end)], ranges))
+        gone = difference([(0, end)], ranges)
+        return CapturedObject(content.object_id, offset, as_array(ranges), gone)
 
 
 def _with_own_pages(record: MemoryRecord, captured: Ranges) -> MemoryRecord:

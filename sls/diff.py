@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 from sls.address_space import Range
 from sls.image import DescriptorImage, Image, ProcessImage, ThreadImage
-from sls.pages import intersection, total_bytes
 from sls.procview import permissions, process_state
+from sls.ranges import intersection, total_bytes
 from sls.resources import VmaRecord, final_registers
 from sls.syscalls import PAGE_BYTES, REGISTER_NAMES
 

@@ -10,20 +10,31 @@ from typing import Final, NamedTuple
 
 from sls.errors import TaskDiedError, UnsupportedResourceError
 
+_FIRST_READ_BYTES: Final = 8192  # room for most files; more costs its allocation at every read
+_NEXT_READ_BYTES: Final = 1 << 16
+
 
 def read(pid: int, name: str) -> bytes:
     """The whole of /proc/<pid>/<name>. TaskDiedError when the task is gone."""
     try:
         fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            chunks = []
-            while chunk := os.read(fd, 1 << 17):
-                chunks.append(chunk)
-            return b"".join(chunks)
+            text = os.read(fd, _FIRST_READ_BYTES)
+            while chunk := os.read(fd, _NEXT_READ_BYTES if len(text) > 1024 else 1024):
+                text += chunk
+            return text
         finally:
             os.close(fd)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise TaskDiedError(pid, f"reading {name}") from error
+
+
+def open_memory(pid: int) -> int:
+    """A descriptor of /proc/<pid>/mem for reading and writing whatever the page protections say."""
+    try:
+        return os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise TaskDiedError(pid, "opening its memory") from error
 
 
 def link(pid: int, name: str) -> bytes:

@@ -24,7 +24,7 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sls import proc, syscalls
-from sls.errors import RemoteSyscallError, TaskDiedError, UnsupportedResourceError
+from sls.errors import RemoteSyscallError, UnsupportedResourceError
 from sls.proc import VmaLine
 from sls.syscalls import PAGE_BYTES, Registers
 
@@ -583,7 +583,7 @@ def run_in_vdso(thread: Borrowed, maps: Sequence[VmaLine], calls: Sequence[Call]
     blob = bytearray(_VDSO_CODE.ljust(_VDSO_CONTROL, b"\0") + control)
     blob = blob.ljust(_VDSO_CONTROL + _AT_TABLE, b"\0") + table + struct.pack("=q", -1)
     start = _vdso_tail(thread, maps, len(blob))
-    memory = open_memory(thread.tid)
+    memory = proc.open_memory(thread.tid)
     try:
         os.pwrite(memory, blob, start)
         thread.run_at(start)
@@ -593,14 +593,6 @@ def run_in_vdso(thread: Borrowed, maps: Sequence[VmaLine], calls: Sequence[Call]
     finally:
         os.close(memory)
     return Reply(thread.pid, calls[-1].name, value, ()).check()
-
-
-def open_memory(pid: int) -> int:
-    """A descriptor of /proc/<pid>/mem for reading and writing whatever the page protections say."""
-    try:
-        return os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise TaskDiedError(pid, "opening its memory") from error
 
 
 def _signed(value: int) -> int:

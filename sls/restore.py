@@ -18,8 +18,8 @@ from sls import proc, syscalls
 from sls.blank import BlankProcess, Forest
 from sls.errors import RestoreConflictError, TaskDiedError
 from sls.image import Image, ProcessImage
-from sls.pages import difference, intersection
-from sls.remote import Call, Reply, call, open_memory, run_together
+from sls.ranges import difference, intersection
+from sls.remote import Call, Reply, call, run_together
 from sls.resources import (
     FILE_TYPES,
     PROCESS_STATES,
@@ -287,7 +287,7 @@ class _Restore:
 
     def _fill(self, pid: int, object_id: int, writable: Sequence[tuple[int, int]]) -> None:
         ranges = list(self._contents.data_ranges(object_id))
-        memory = open_memory(pid)
+        memory = proc.open_memory(pid)
 
         def write_directly(offset: int, data: memoryview) -> None:
             array = syscalls.shared_array(data)

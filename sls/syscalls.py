@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple, TypeAlias
 
+import numpy as np
 from ptrace import PtraceError
 from ptrace.binding.func import (
     PTRACE_CONT,
@@ -46,6 +47,7 @@ from ptrace.binding.linux_struct import user_regs_struct
 from ptrace.syscall.names import SYSCALL_NAMES
 
 from sls.errors import TaskDiedError
+from sls.ranges import NOTHING, RangeArray
 
 PAGE_BYTES: Final = 4096
 
@@ -353,6 +355,33 @@ def read_memory_into(
     return _transfer(_LIBC.process_vm_readv, pid, buffer, offset, ranges)
 
 
+def read_ranges_into(pid: int, ranges: RangeArray, buffer: "SharedArray", offset: int) -> int:
+    """`read_memory_into` for pairs [start, end) in an array, which becomes the kernel's vector without a loop."""
+    vectors = ranges.copy()
+    vectors[:, 1] -= vectors[:, 0]
+    lengths = vectors[:, 1].cumsum()
+    base, first = ctypes.addressof(buffer) + offset, vectors.ctypes.data
+    moved = 0
+    for start in range(0, len(vectors), _IOV_MAX):
+        end = min(len(vectors), start + _IOV_MAX)
+        wanted = int(lengths[end - 1]) - moved
+        assert offset + moved + wanted <= len(buffer)
+        mine = _IoVec(base + moved, wanted)
+        where = first + start * ctypes.sizeof(_IoVec)
+        done: int = _LIBC.process_vm_readv(
+            pid, ctypes.byref(mine), 1, ctypes.c_void_p(where), end - start, 0
+        )
+        if done < 0:
+            code = ctypes.get_errno()
+            if code == errno.ESRCH:
+                raise TaskDiedError(pid, "copying memory")
+            raise OSError(code, os.strerror(code), f"memory of pid {pid}")
+        moved += done
+        if done < wanted:
+            break
+    return moved
+
+
 def write_memory_from(
     pid: int,
     ranges: Sequence[tuple[int, int]],
@@ -544,6 +573,7 @@ _UFFDIO_REGISTER_MODE_WP = 2
 
 _PAGEMAP_SCAN = 0xC0606610
 PM_SCAN_WP_MATCHING: Final = 1
+PM_SCAN_CHECK_WPASYNC: Final = 2
 PAGE_IS_WPALLOWED: Final = 1 << 0
 PAGE_IS_WRITTEN: Final = 1 << 1
 PAGE_IS_FILE: Final = 1 << 2
@@ -617,6 +647,34 @@ def scan_pages(
         assert walked > start, "PAGEMAP_SCAN made no progress"
         start = walked
     return found
+
+
+def scan_written(pagemap_fd: int, start: int, end: int) -> RangeArray | None:
+    """Pages of [start, end) that were written, armed again; None when a mapping there is not armed at all.
+
+    The form of PAGEMAP_SCAN that has a short cut in the kernel. Pages that are not there count as written once.
+    """
+    found = []
+    flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC
+    buffer = ctypes.addressof(_SCAN_BUFFER)
+    while start < end:
+        argument = bytearray(
+            struct.pack(
+                "=12Q", 96, flags, start, end, 0, buffer, _SCAN_REGIONS, 0, 0, PAGE_IS_WRITTEN, 0, PAGE_IS_WRITTEN
+            )
+        )  # fmt: skip
+        try:
+            count = fcntl.ioctl(pagemap_fd, _PAGEMAP_SCAN, argument)
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                raise
+            return None
+        regions = np.frombuffer(memoryview(_SCAN_BUFFER), dtype=np.uint64, count=3 * count).reshape(-1, 3)
+        found.append(regions[:, :2].copy())
+        walked = int(struct.unpack_from("=Q", argument, 32)[0])
+        assert walked > start, "PAGEMAP_SCAN made no progress"
+        start = walked
+    return found[0] if len(found) == 1 else np.concatenate([NOTHING, *found])
 
 
 # --- event objects --------------------------------------------------------------------------------------------------

@@ -291,7 +291,7 @@ class Worker:
             base=self._last_serial if capture.is_delta else 0,
             image=encode(capture.image),
             objects=tuple(
-                CapturedBytes(one.object_id, one.offset, _packed(one.ranges), _packed(one.gone))
+                CapturedBytes(one.object_id, one.offset, one.ranges.tobytes(), _packed(one.gone))
                 for one in capture.objects
             ),
             pids=tuple(one.pid for one in capture.image.processes),

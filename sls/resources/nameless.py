@@ -16,7 +16,7 @@ from typing import Final
 
 from sls import proc, syscalls
 from sls.errors import RestoreConflictError
-from sls.pages import intersection
+from sls.ranges import intersection
 from sls.resources.base import CaptureContext, Content, Record, RestoreContext
 from sls.syscalls import PAGE_BYTES
 

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 from sls import proc, syscalls
 from sls.errors import ImageError, RestoreConflictError
-from sls.pages import difference, merged
 from sls.proc import VmaLine
+from sls.ranges import difference, merged
 from sls.remote import Call, Remote, call
 from sls.resources.base import (
     CaptureContext,

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from sls.capture import Capture, CapturedObject
-from sls.pages import CopyBuffer, merged
+from sls.pages import CopyBuffer
+from sls.ranges import merged
 from sls.resources import Writer
 from sls.syscalls import PAGE_BYTES
 

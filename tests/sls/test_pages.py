@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sls import proc
 from sls.capture import Tracer
-from sls.pages import difference, intersection, merged, total_bytes
+from sls.ranges import difference, intersection, merged, total_bytes
 from tests.sls.apart import Program, apart
 from tests.sls.driver import command_of
 
