@@ -14,12 +14,14 @@ from typing import Final
 
 import numpy as np
 
+from slfs.file_differences import file_count, file_differences
 from slfs.journal import format_time
 from slfs.processes import GenerationObjects, images, open_space
 from slfs.registry import Entry
 from slos.store import GenerationInfo
 from sls.address_space import Range, UnmappedError
 from sls.diff import differences
+from sls.filetree import files_epoch
 from sls.image import ProcessImage
 from sls.ranges import merged
 from sls.syscalls import PAGE_BYTES
@@ -63,8 +65,17 @@ def _made(entry: Entry, old: GenerationInfo | None, new: GenerationInfo) -> byte
     before = images.get(entry, old.epoch) if old else None
     after = images.get(entry, new.epoch)
     found = differences(before, after, StoredChanges(entry, old or new, new))
-    lines = [f"--- {_titled(old)}", f"+++ {_titled(new)}", *found]
+    lines = [f"--- {_titled(old)}", f"+++ {_titled(new)}", *found, *_of_files(entry, old, new)]
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _of_files(entry: Entry, old: GenerationInfo | None, new: GenerationInfo) -> Iterable[str]:
+    """What differs in `files/`; of a first generation, how much is in it."""
+    store, epoch = entry.files.store, files_epoch(new)
+    if old is not None:
+        return file_differences(store, entry.oid, files_epoch(old), epoch)
+    count = file_count(store, entry.oid, epoch)
+    return [f"+ files ({count} files)"] if count else []
 
 
 def _titled(info: GenerationInfo | None) -> str:
