@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jobs import Job, end, machine, mounted, resident_bytes, start
+from floor import measure
+from jobs import Job, end, machine, mounted, resident_bytes, start, workers
 
 JOBS = {
     "100m": Job("C, 100 MiB, 160 pages", "work.c", ("100", "1", "0")),
@@ -92,8 +93,8 @@ def continuous(options: Options, pid: int, *, period_ms: int = 0) -> Iterator[Pa
     time.sleep(WARM_UP_S)
     try:
         yield partition
-        (partition / "period").write_text("0")
     finally:
+        (partition / "period").write_text("0")
         end(partition)
         partition.rmdir()
 
@@ -107,7 +108,6 @@ def observe(options: Options, partition: Path, seconds: float, period_ms: int) -
     last = newest(partition)
     took = time.monotonic() - began
     stats = stats_of(partition)
-    (partition / "period").write_text("0")
     notes = [captured(partition, epoch) for epoch in range(first + 1, last + 1)]
     if not notes:
         raise SystemExit(f"no generation in {took:.1f} s; {(partition / 'log').read_text()[-500:]}")
@@ -160,17 +160,28 @@ def stop_row(row: str, options: Options) -> None:
     process = start(JOBS[row], options.directory)
     with continuous(options, process.pid) as partition:
         run = observe(options, partition, options.seconds, options.period_ms)
+        beside = floor_of(options, partition, run) if options.floor else "| "
     process.wait()
     print(
-        f"| {JOBS[row].name} | {three(run.stops)} | {bar_of(row, run.stops)} | {run.kept} of {run.expected}"
-        f", {run.missed} missed | {lag_of(run.stats)} | {statistics.median(run.pages):.0f} |"
+        f"| {JOBS[row].name} | {three(run.stops)} | {bar_of(row, run.stops)} {beside}"
+        f"| {run.kept} of {run.expected}, {run.missed} missed | {lag_of(run.stats)} "
+        f"| {statistics.median(run.pages):.0f} |"
     )
-    print(f"| ↳ stages | {stages_line(run)} | | | | | |", flush=True)
+    print(f"| ↳ stages | {stages_line(run)} | | | | | | | |", flush=True)
+
+
+def floor_of(options: Options, partition: Path, run: Run) -> str:
+    """Cells with the floor and the ratio to it. The partition's tracer is killed for it."""
+    pids = [int(pid) for pid in (partition / "attach").read_text().split()]
+    (worker,) = workers(options.daemon)
+    floor = measure(worker, pids, options.directory, options.period_ms)
+    ratio = statistics.median(run.stops) / statistics.median(floor)
+    return f"| {three(floor)} | {ratio:.2f} "
 
 
 STOP_HEAD = """\
-| program | stop, ms: p50 / p99 / max | bar p50 / p99 | met | periods kept | lag, ms: p50 / p99 | pages |
-|---|---|---|---|---|---|---|"""
+| program | stop, ms: p50 / p99 / max | bar p50 / p99 | met | floor | × (bar 2) | periods kept | lag, ms | pages |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 def ls_row(options: Options) -> None:
@@ -185,9 +196,6 @@ def ls_row(options: Options) -> None:
 
     with continuous(options, process.pid) as partition:
         quiet = observe(options, partition, options.seconds, options.period_ms)
-        (partition / "period").write_text(f"{options.period_ms}")
-        (partition / "checkpoint").write_text("recursive")
-        time.sleep(WARM_UP_S)
         lister = threading.Thread(target=list_all)
         lister.start()
         try:

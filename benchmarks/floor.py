@@ -1,0 +1,264 @@
+"""The floor of a stop: its system calls, recorded from the tracer at work, made again by a C program.
+
+strace(1) watches a tracer for a second. What lies between the first call that stops a task and the last that lets one
+go is a stop; the one of median length becomes a script for programs/floor.c. The calls that the tracer has its tasks
+make are taken from the arenas, which stay in the tasks when the tracer is killed.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jobs import PROGRAMS, build
+
+_LINE = re.compile(r"(?:\[pid +)?(?:\d+\]?\s+)?\d+\.\d+ (\w+)\((.*)\)\s+= (-?\w+)")
+_ARENA = re.compile(r"^([0-9a-f]+)-[0-9a-f]+ r-xs .*\n[0-9a-f]+-([0-9a-f]+) rw-s ", re.M)
+_FD = re.compile(r"(\d+)(?:<([^>]*)>)?")
+_STOPS = ("PTRACE_SEIZE", "PTRACE_INTERRUPT")
+_ENDS = ("PTRACE_DETACH", "PTRACE_CONT")
+_FLAGS = {"O_RDONLY": 0, "O_WRONLY": 1, "O_RDWR": 2, "O_DIRECTORY": 0o200000, "O_PATH": 0o10000000}
+_TABLE = 4096 + 0x100
+
+
+class Traced(NamedTuple):
+    """One system call of the tracer."""
+
+    name: str
+    arguments: str
+    value: str
+
+    @property
+    def request(self) -> str:
+        return self.arguments.split(",", 1)[0] if self.name == "ptrace" else ""
+
+    def number(self, position: int) -> int:
+        """An argument that is a plain number, or the number of a descriptor."""
+        found = re.match(r"\s*(0x[0-9a-f]+|\d+)", self.arguments.split(",")[position])
+        return int(found[1], 0) if found else 0
+
+
+def stop_of(worker: int, directory: Path, seconds: float = 1.0) -> list[Traced]:
+    """The calls of the median stop among those that the tracer makes in so many seconds."""
+    path = directory / "tracer.strace"
+    command = ["strace", "-y", "-s", "64", "-ttt", "-o", str(path), "-p", str(worker)]
+    watcher = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    time.sleep(seconds)
+    watcher.send_signal(signal.SIGINT)
+    watcher.wait()
+    stops, calls = [], []
+    for line in path.read_text(errors="replace").splitlines():
+        found = _LINE.match(line)
+        if found is None:
+            continue
+        calls.append(Traced(found[1], found[2], found[3]))
+        if found[1] == "sendmsg":
+            stops.append(_only_stop(calls))
+            calls = []
+    whole = sorted((stop for stop in stops[1:] if stop), key=len)
+    assert whole, "no stop was seen: does the tracer work?"
+    return whole[len(whole) // 2]
+
+
+def _only_stop(calls: Sequence[Traced]) -> list[Traced]:
+    starts = [at for at, one in enumerate(calls) if one.request in _STOPS]
+    ends = [at for at, one in enumerate(calls) if one.request in _ENDS]
+    return list(calls[starts[0] : ends[-1] + 1]) if starts and ends else []
+
+
+def arenas(pids: Sequence[int], directory: Path, looks: int = 20) -> list[str]:
+    """Script lines for the arena of each process, with the longest table of calls seen in some looks at it."""
+    lines = []
+    for pid in pids:
+        best, bounds = b"", (0, 0)
+        for _ in range(looks):
+            found = _ARENA.search(Path(f"/proc/{pid}/maps").read_text())
+            if found is None:
+                continue
+            bounds = int(found[1], 16), int(found[2], 16)
+            with open(f"/proc/{pid}/mem", "rb") as memory:
+                memory.seek(bounds[0])
+                best = max(best, memory.read(bounds[1] - bounds[0]), key=_calls_in)
+            time.sleep(0.003)
+        path = directory / f"arena-{pid}"
+        path.write_bytes(best)
+        lines.append(f"process {pid} {bounds[0]:x} {bounds[1]:x} {path}")
+    return lines
+
+
+def _calls_in(arena: bytes) -> int:
+    count = 0
+    while arena[_TABLE + 64 * count :][:8] and arena[_TABLE + 64 * count + 7] < 0x80:
+        count += 1
+    return count
+
+
+# --- from strace's words to the script -----------------------------------------------------------------------------
+
+_PTRACE = {
+    "PTRACE_SEIZE": "seize", "PTRACE_INTERRUPT": "interrupt", "PTRACE_CONT": "continue",
+    "PTRACE_DETACH": "detach", "PTRACE_GETSIGMASK": "getmask", "PTRACE_GET_RSEQ_CONFIGURATION": "rseq",
+}  # fmt: skip
+_SIMPLE = {  # call → (word, positions of its numbers)
+    "close": ("close", (0,)), "read": ("read", (0,)), "getdents64": ("getdents", (0,)), "fstat": ("fstat", (0,)),
+    "kcmp": ("kcmp", (0, 1)), "pidfd_open": ("pidfd", (0,)), "get_robust_list": ("robust", (0,)),
+    "sched_getaffinity": ("affinity", (0,)), "sched_getattr": ("scheduler", (0,)),
+}  # fmt: skip
+
+
+class _Script:
+    """Turns the calls of a stop into lines. Remembers which descriptors the stop has opened itself."""
+
+    def __init__(self) -> None:
+        self.before: list[str] = []
+        self.lines: list[str] = []
+        self._opened: set[int] = set()
+        self._scans: dict[int, int] = {}
+        self._known: set[int] = set()
+        self._waiting = 0
+
+    def add(self, calls: Sequence[Traced]) -> None:
+        for at, one in enumerate(calls):
+            self._note_descriptor(one)
+            self.lines += self._line(one, calls[at + 1 : at + 4])
+
+    def _line(self, one: Traced, following: Sequence[Traced]) -> Iterator[str]:
+        if one.name == "ptrace":
+            yield self._ptrace(one, following)
+        elif one.name in ("wait4", "waitid"):
+            if one.value not in ("0", "-1"):
+                yield f"wait {one.value}"
+        elif one.name in ("rt_sigtimedwait", "restart_syscall"):
+            return
+        elif one.name in ("openat", "open"):
+            yield self._open(one)
+        elif one.name in ("readlink", "stat", "lstat", "newfstatat", "statx", "readlinkat"):
+            yield self._of_path(one)
+        elif one.name == "ioctl" and (
+            "0x66, 0x10" in one.arguments or "PAGEMAP_SCAN" in one.arguments
+        ):
+            yield self._scan(one)
+        elif one.name == "process_vm_readv":
+            yield self._read(one)
+        elif one.name in ("pread64", "preadv"):
+            yield f"pread {one.number(0)} 0"
+        elif one.name == "pidfd_getfd":
+            self._opened.add(int(one.value.split("<")[0]))
+            yield f"getfd {one.value.split('<')[0]} {one.number(0)} {one.number(1)}"
+        elif one.name == "lseek":
+            yield f"seek {one.number(0)} {one.number(1)} 0"
+        elif one.name in _SIMPLE:
+            word, positions = _SIMPLE[one.name]
+            numbers = [one.number(position) for position in positions]
+            if word == "pidfd":
+                self._opened.add(int(one.value.split("<")[0]))
+                numbers.insert(0, int(one.value.split("<")[0]))
+            elif word == "kcmp":
+                numbers += [0, one.number(3), one.number(4)]
+            yield " ".join([word, *map(str, numbers)])
+        else:
+            yield "other"
+
+    def _ptrace(self, one: Traced, following: Sequence[Traced]) -> str:
+        tid = one.number(1)
+        runs = any(
+            other.request == "PTRACE_CONT" and other.number(1) == tid for other in following[:2]
+        )
+        if one.request == "PTRACE_GETREGS":
+            first = tid not in self._known
+            self._known.add(tid)
+            return f"getregs {tid} {int(first)}"
+        if one.request == "PTRACE_SETREGS":
+            return f"{'borrow' if runs else 'giveback'} {tid}"
+        if one.request == "PTRACE_SETSIGMASK":
+            return f"{'block' if runs else 'unblock'} {tid}"
+        if one.request == "PTRACE_SETOPTIONS":
+            return f"options {tid} {0x20000E if 'SECCOMP' in one.arguments else 0xE}"
+        if one.request in ("PTRACE_GETREGSET", "PTRACE_SETREGSET"):
+            return f"regset {tid} {0x202 if 'XSTATE' in one.arguments else 1}"
+        if one.request == "PTRACE_PEEKSIGINFO":
+            return f"siginfo {tid} {int('SHARED' in one.arguments)}"
+        return f"{_PTRACE.get(one.request, 'other')} {tid}"
+
+    def _open(self, one: Traced) -> str:
+        path = re.search(r'"([^"]*)"', one.arguments)
+        flags = sum(value for name, value in _FLAGS.items() if name in one.arguments)
+        fd = int(one.value.split("<")[0])
+        if path is None or fd < 0:
+            return "other"
+        self._opened.add(fd)
+        return f"open {fd} {flags} 0 0 0 {path[1]}"
+
+    @staticmethod
+    def _of_path(one: Traced) -> str:
+        path = re.search(r'"([^"]*)"', one.arguments)
+        if path is None or not path[1]:
+            return f"fstat {one.number(0)}"
+        return f"{'readlink' if 'readlink' in one.name else 'stat'} 0 0 0 0 0 {path[1]}"
+
+    def _scan(self, one: Traced) -> str:
+        """The first look at a pagemap arms, the second asks which pages are there."""
+        fd = one.number(0)
+        path = _FD.match(one.arguments)
+        pid = re.search(r"/proc/(\d+)/", path[2] or "") if path else None
+        number = int(pid[1]) if pid else 0
+        self._scans[number] = self._scans.get(number, 0) + 1
+        return f"{'arm' if self._scans[number] == 1 else 'scan'} {fd} {number}"
+
+    @staticmethod
+    def _read(one: Traced) -> str:
+        address = re.search(
+            r"\}\], 1, \[\{iov_base=(0x[0-9a-f]+), iov_len=(\d+)\}\]", one.arguments
+        )
+        if address is None or int(address[2]) > 4096:
+            return f"copy {one.number(0)}"
+        return f"peek {one.number(0)} {int(address[1], 16)} {address[2]}"
+
+    def _note_descriptor(self, one: Traced) -> None:
+        """What was open before the stop is opened before the first round."""
+        if one.name in ("openat", "newfstatat", "ptrace", "readlinkat"):
+            return
+        found = _FD.match(one.arguments)
+        if found is None or found[2] is None or int(found[1]) in self._opened:
+            return
+        fd, path = int(found[1]), found[2]
+        self._opened.add(fd)
+        if path.startswith("/"):
+            flags = 2 if path.endswith("/mem") else 0
+            self.before.append(f"before-open {fd} {flags} 0 0 0 {path}")
+        elif path.startswith("pid:"):
+            self.before.append(f"before-pidfd {fd} {path[4:]}")
+
+
+def measure(
+    worker: int, pids: Sequence[int], directory: Path, period_ms: int, rounds: int = 200
+) -> list[float]:
+    """Milliseconds of each round of the floor, on processes that this tracer keeps; the tracer is killed for it."""
+    stop = stop_of(worker, directory)
+    lines = arenas(pids, directory)
+    os.kill(worker, signal.SIGKILL)
+    while Path(f"/proc/{worker}/fd").exists() and list(Path(f"/proc/{worker}/fd").iterdir()):
+        time.sleep(0.01)
+    time.sleep(0.1)
+    for pid in pids:
+        lines += [
+            f"thread {pid} {tid}" for tid in sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+        ]
+    script = _Script()
+    script.add(stop)
+    path = directory / "floor.script"
+    path.write_text("\n".join([*lines, *script.before, *script.lines]) + "\n")
+    command = [
+        str(build(PROGRAMS / "floor.c", directory)),
+        str(path),
+        str(rounds),
+        str(period_ms * 1000),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"floor: {done.stderr or done.returncode}; {path}")
+    return [int(line) / 1e6 for line in done.stdout.split()]
