@@ -443,6 +443,12 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+def boot_time_s() -> int:
+    """When the machine started, in seconds since the epoch."""
+    with open("/proc/stat", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("btime "))
+
+
 def mount_points(device: int) -> list[bytes]:
     """Where the filesystem of that st_dev is mounted, as far as this process sees."""
     with open("/proc/self/mountinfo", "rb") as file:
@@ -463,15 +469,67 @@ class SysvSegment(NamedTuple):
     attached: int
     uid: int
     gid: int
+    creator_uid: int
+    creator_gid: int
+
+
+class SysvSemaphores(NamedTuple):
+    """One line of /proc/sysvipc/sem."""
+
+    key: int
+    identifier: int
+    mode: int
+    semaphores: int
+    uid: int
+    gid: int
+    creator_uid: int
+    creator_gid: int
+    used_s: int
+    changed_s: int
+
+
+class SysvQueue(NamedTuple):
+    """One line of /proc/sysvipc/msg; times are seconds since the epoch."""
+
+    key: int
+    identifier: int
+    mode: int
+    queued_bytes: int
+    messages: int
+    last_sender: int
+    last_receiver: int
+    uid: int
+    gid: int
+    creator_uid: int
+    creator_gid: int
+    sent_s: int
+    received_s: int
+    changed_s: int
 
 
 def sysv_segments() -> list[SysvSegment]:
     """All System V shared memory segments of this IPC namespace."""
-    with open("/proc/sysvipc/shm", encoding="ascii") as file:
-        lines = [line.split() for line in file][1:]
+    return [SysvSegment(*words[:11]) for words in _sysv_table("shm")]
+
+
+def sysv_semaphores() -> list[SysvSemaphores]:
+    """All System V semaphore sets of this IPC namespace."""
+    return [SysvSemaphores(*words[:10]) for words in _sysv_table("sem")]
+
+
+def sysv_queues() -> list[SysvQueue]:
+    """All System V message queues of this IPC namespace."""
+    return [SysvQueue(*words[:14]) for words in _sysv_table("msg")]
+
+
+def _sysv_table(name: str) -> list[list[int]]:
+    """Key, id and mode first, in each of the three tables; a kernel without them has none."""
+    try:
+        with open(f"/proc/sysvipc/{name}", encoding="ascii") as file:
+            lines = [line.split() for line in file][1:]
+    except FileNotFoundError:
+        return []
     return [
-        SysvSegment(
-            int(words[0]) & 0xFFFFFFFF, int(words[1]), int(words[2], 8), *map(int, words[3:9])
-        )
+        [int(words[0]) & 0xFFFFFFFF, int(words[1]), int(words[2], 8), *map(int, words[3:])]
         for words in lines
     ]

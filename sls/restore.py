@@ -121,6 +121,7 @@ class _Restore:
     def run(self, stopped: bool) -> Restored:
         with ExitStack() as undo:
             undo.callback(self._ctx.close)
+            made = undo.enter_context(_OnFailure(self._ctx.remove_made))
             self._timed("wait", lambda: wait_for_numbers(self._image))
             self._timed("open", self._open_files)
             self._timed("seed", self._plant)
@@ -139,6 +140,7 @@ class _Restore:
             self._forest.release()
             self._timed("go", lambda: self._let_go(stopped))
             kill.disarm()
+            made.disarm()
         return Restored(
             pids=tuple(one.pid for one in self._image.processes),
             roots=tuple(one.pid for one in self._image.roots()),

@@ -439,6 +439,19 @@ def syscall(name: str, *args: int) -> int:
     return result
 
 
+def syscall_on(name: str, *args: int | bytes | bytearray) -> int:
+    """`syscall` with memory: bytes are handed over by address, a bytearray is what the kernel may write to."""
+    kept = [
+        ctypes.create_string_buffer(one, len(one))
+        if isinstance(one, bytes)
+        else (ctypes.c_char * len(one)).from_buffer(one)
+        if isinstance(one, bytearray)
+        else one
+        for one in args
+    ]
+    return syscall(name, *(one if isinstance(one, int) else ctypes.addressof(one) for one in kept))
+
+
 def kcmp(pid1: int, pid2: int, kind: int, index1: int = 0, index2: int = 0) -> int:
     """kcmp(2): 0 equal, 1 less, 2 greater in an order the kernel keeps until reboot."""
     return syscall("kcmp", pid1, pid2, kind, index1, index2)
@@ -826,16 +839,3 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
         syscall("setfsuid", 0)
         syscall("setfsgid", 0)
         syscall("setgroups", len(groups), ctypes.addressof(kept))
-
-
-# --- System V shared memory -----------------------------------------------------------------------------------------
-
-_IPC_SET: Final = 1
-_SHMID_DS_BYTES: Final = 112  # struct shmid64_ds of x86-64
-
-
-def shm_set_owner(identifier: int, uid: int, gid: int, mode: int) -> None:
-    """shmctl(2) IPC_SET."""
-    data = struct.pack("=iIIIII", 0, uid, gid, 0, 0, mode).ljust(_SHMID_DS_BYTES, b"\0")
-    buffer = ctypes.create_string_buffer(data, len(data))
-    syscall("shmctl", identifier, _IPC_SET, ctypes.addressof(buffer))

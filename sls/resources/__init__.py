@@ -59,6 +59,13 @@ from sls.resources.signals import (
     ThreadSignalsRecord,
     signal_number,
 )
+from sls.resources.sysv_message import SysvQueues, SysvQueuesRecord
+from sls.resources.sysv_semaphore import (
+    SemaphoreUndo,
+    SemaphoreUndoRecord,
+    SysvSemaphores,
+    SysvSemaphoresRecord,
+)
 from sls.resources.sysv_shm import SysvMemory, SysvMemoryRecord
 from sls.resources.thread import (
     Thread,
@@ -87,6 +94,9 @@ PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     Process(),
     IntervalTimers(),
     SysvMemory(),
+    SysvSemaphores(),
+    SemaphoreUndo(),
+    SysvQueues(),
     PosixTimers(),
 )
 THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (
@@ -129,6 +139,9 @@ AnyProcessRecord = (
     | ProcessStateRecord
     | IntervalTimersRecord
     | SysvMemoryRecord
+    | SysvSemaphoresRecord
+    | SemaphoreUndoRecord
+    | SysvQueuesRecord
     | PosixTimersRecord
 )
 AnyThreadRecord = ThreadStateRecord | ThreadSignalsRecord | SeccompRecord | CredentialsRecord

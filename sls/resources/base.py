@@ -10,6 +10,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -369,6 +370,7 @@ class RestoreContext:
         self.file_descriptors: dict[int, int] = {}
         self._shared: dict[object, Any] = {}
         self._to_close: list[int] = []
+        self._made: list[Callable[[], object]] = []
 
     def note(self, resource: str, detail: str, pid: int = 0) -> None:
         """Tell the user of something that came back in another form."""
@@ -390,6 +392,16 @@ class RestoreContext:
         """A duplicate that the processes inherit, numbered above every descriptor of theirs; `fd` may be closed."""
         high = fcntl.fcntl(fd, fcntl.F_DUPFD, self.first_free_fd)
         return self.opened(high)
+
+    def on_failure(self, remove: "Callable[[], object]") -> None:
+        """Something was made that outlives its makers (a segment, a queue): `remove` it when the restore fails."""
+        self._made.append(remove)
+
+    def remove_made(self) -> None:
+        """The restore has failed: the last made goes first. What is gone already is no matter."""
+        while self._made:
+            with suppress(OSError):
+                self._made.pop()()
 
     def descriptor(self, file_id: int) -> int:
         """This process's descriptor of a file that is restored already."""

@@ -5,15 +5,15 @@ back; one that is gone is made again under the same id, /proc/sys/kernel/shm_nex
 A destroyed one (IPC_RMID) is destroyed again once all have attached.
 """
 
-import errno
 import mmap
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
 from sls import proc, syscalls
-from sls.errors import ImageError, RestoreConflictError
+from sls.errors import ImageError
 from sls.proc import VmaLine
 from sls.ranges import difference, merged
 from sls.remote import Call, Remote, call
@@ -29,18 +29,26 @@ from sls.resources.base import (
     Stage,
 )
 from sls.resources.nameless import InodeBytes
+from sls.resources.sysv import (
+    IPC_CREAT,
+    IPC_EXCL,
+    IPC_RMID,
+    IPC_SET,
+    SysvObject,
+    create,
+    other_in_place,
+)
 from sls.syscalls import PAGE_BYTES
 
 _NAME: Final = b"/SYSV"
-_IPC_CREAT, _IPC_EXCL, _IPC_RMID = 0o1000, 0o2000, 0
 _SHM_RDONLY, _SHM_EXEC = 0o10000, 0o100000
 _SHM_DEST: Final = 0o1000  # in the mode that /proc/sysvipc/shm shows
 _PERMISSION_BITS: Final = 0o777
-_NEXT_ID: Final = "/proc/sys/kernel/shm_next_id"
+_SHMID_DS_BYTES: Final = 112  # struct shmid64_ds of x86-64
 
 
 class Segment(Record, frozen=True):
-    """One segment. A destroyed one has lost its key."""
+    """One segment. A destroyed one has lost its key. `creator`: the pid that made it."""
 
     identifier: int
     key: int
@@ -49,6 +57,17 @@ class Segment(Record, frozen=True):
     gid: int
     is_destroyed: bool
     content: Content
+    creator: int = 0
+    creator_uid: int = 0
+    creator_gid: int = 0
+
+    @property
+    def object(self) -> SysvObject:
+        """What it has in common with semaphores and message queues."""
+        return SysvObject(
+            identifier=self.identifier, key=self.key, mode=self.mode, uid=self.uid, gid=self.gid,
+            creator_uid=self.creator_uid, creator_gid=self.creator_gid,
+        )  # fmt: skip
 
 
 class SysvMemoryRecord(ProcessRecord, frozen=True, tag="sysv-shm"):
@@ -78,7 +97,7 @@ class SysvMemory(ProcessState[SysvMemoryRecord]):
         yield from ()
         for segment in record.segments:
             if segment.is_destroyed:
-                destroy = partial(syscalls.syscall, "shmctl", segment.identifier, _IPC_RMID, 0)
+                destroy = partial(syscalls.syscall, "shmctl", segment.identifier, IPC_RMID, 0)
                 ctx.once(("sysv shm destroyed", segment.identifier), destroy)
 
 
@@ -104,7 +123,7 @@ class Part(NamedTuple):
 def _segments(
     ctx: CaptureContext, process: CapturedProcess, attached: dict[int, VmaLine]
 ) -> Iterator[Segment]:
-    for one in proc.sysv_segments():
+    for one in ctx.once("sysv segment lines", proc.sysv_segments):
         line = attached.get(one.identifier)
         if line is not None:
             link = f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
@@ -120,6 +139,9 @@ def _segments(
             gid=one.gid,
             is_destroyed=bool(one.mode & _SHM_DEST),
             content=_keep(ctx, one.identifier, one.size_bytes, link),
+            creator=one.creator,
+            creator_uid=one.creator_uid,
+            creator_gid=one.creator_gid,
         )
 
 
@@ -159,12 +181,9 @@ def _make(ctx: RestoreContext, segment: Segment) -> int:
         (one for one in proc.sysv_segments() if one.identifier == segment.identifier), None
     )
     if there is None:
-        _create(segment)
+        _create(ctx, segment)
     elif (there.key, there.size_bytes) != (segment.key, size):
-        raise RestoreConflictError(
-            f"System V shared memory {segment.identifier} is another segment now; remove it (ipcrm -m) "
-            "and restore again"
-        )
+        raise other_in_place("shm", segment.identifier)
     elif there.attached:
         ctx.note(
             "shared memory", f"segment {segment.identifier} is in use by others: its bytes stay"
@@ -174,25 +193,12 @@ def _make(ctx: RestoreContext, segment: Segment) -> int:
     return size
 
 
-def _create(segment: Segment) -> None:
-    flags = segment.mode | _IPC_CREAT | _IPC_EXCL
-    try:
-        with open(_NEXT_ID, "w", encoding="ascii") as file:
-            file.write(str(segment.identifier))
-        given = syscalls.syscall("shmget", segment.key, segment.content.size_bytes, flags)
-    except OSError as error:
-        raise RestoreConflictError(
-            f"System V shared memory with key {segment.key:#x} cannot be made: {error.strerror}; "
-            "remove the one in its place (ipcrm -M) and restore again",
-            error.errno or errno.EEXIST,
-        ) from error
-    if given != segment.identifier:
-        syscalls.syscall("shmctl", given, _IPC_RMID, 0)
-        raise RestoreConflictError(
-            f"System V shared memory cannot have the id {segment.identifier} here, only {given}; "
-            "remove segments (ipcrm) and restore again"
-        )
-    syscalls.shm_set_owner(given, segment.uid, segment.gid, segment.mode)
+def _create(ctx: RestoreContext, segment: Segment) -> None:
+    flags = segment.mode | IPC_CREAT | IPC_EXCL
+    make = partial(syscalls.syscall, "shmget", segment.key, segment.content.size_bytes, flags)
+    create(ctx, "shm", segment.object, make, segment.creator)
+    data = struct.pack("=iIIIII", 0, segment.uid, segment.gid, 0, 0, segment.mode)
+    syscalls.syscall_on("shmctl", segment.identifier, IPC_SET, data.ljust(_SHMID_DS_BYTES, b"\0"))
 
 
 def _fill(ctx: RestoreContext, segment: Segment) -> None:

@@ -1,0 +1,140 @@
+"""What System V objects have in common (sysvipc(7)): ids, keys, owners, and whose they are.
+
+Not a resource of its own: shared memory, semaphores and message queues each are. No process holds a semaphore set or
+a queue, so the kernel cannot tell to whom one belongs. It is taken for the partition's when a member was the last to
+use it; when nobody who lives was, and a member's user made it since that member began.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Collection
+from typing import Final
+
+from sls import proc, syscalls
+from sls.errors import RestoreConflictError
+from sls.resources.base import CaptureContext, CapturedProcess, Record, RestoreContext
+from sls.resources.stand_in import Identity, run_as
+
+IPC_CREAT: Final = 0o1000
+IPC_EXCL: Final = 0o2000
+IPC_NOWAIT: Final = 0o4000
+IPC_RMID: Final = 0
+IPC_SET: Final = 1
+_ANY_ID: Final = -1
+_PERMISSION_BITS: Final = 0o777
+# name in /proc/sys/kernel → (words for people, option of ipcrm(1), its control call)
+_KINDS: Final = {
+    "shm": ("shared memory", "-m", "shmctl"),
+    "sem": ("semaphores", "-s", "semctl"),
+    "msg": ("message queue", "-q", "msgctl"),
+}
+
+
+class SysvObject(Record, frozen=True):
+    """What names one, and whose it is. A private one has key 0; so has a destroyed segment."""
+
+    identifier: int
+    key: int
+    mode: int
+    uid: int
+    gid: int
+    creator_uid: int
+    creator_gid: int
+
+
+def describe(found: "proc.SysvSemaphores | proc.SysvQueue | proc.SysvSegment") -> SysvObject:
+    """The common part of a line of /proc/sysvipc."""
+    return SysvObject(
+        identifier=found.identifier,
+        key=found.key,
+        mode=found.mode & _PERMISSION_BITS,
+        uid=found.uid,
+        gid=found.gid,
+        creator_uid=found.creator_uid,
+        creator_gid=found.creator_gid,
+    )
+
+
+def is_of_partition(
+    ctx: CaptureContext, found: "proc.SysvSemaphores | proc.SysvQueue", users: Collection[int]
+) -> bool:
+    """Whether an object is taken for the partition's; `users`: pids of those who used it last, 0 for nobody."""
+    if any(user in ctx.processes for user in users):
+        return True
+    if is_used_by_living(users):
+        return False
+    return any(
+        _user(process) == found.creator_uid and _began_s(process) <= found.changed_s
+        for process in ctx.processes.values()
+    )
+
+
+def is_used_by_living(users: Collection[int]) -> bool:
+    """Whether one of those pids is a process at this moment, other than this one, which restores."""
+    return any(user not in (0, os.getpid()) and proc.exists(user) for user in users)
+
+
+def _user(process: CapturedProcess) -> int:
+    return int(process.status["Uid"].split()[1])
+
+
+def _began_s(process: CapturedProcess) -> int:
+    """When it started, in seconds since the epoch, rounded down."""
+    ticks = process.stat.start_time_ticks
+    return int(proc.boot_time_s() + ticks // os.sysconf("SC_CLK_TCK"))
+
+
+def create(
+    ctx: RestoreContext, kind: str, wanted: SysvObject, make: Callable[[], object], pid: int = 0
+) -> None:
+    """Run `make`, which makes the object as its creator would, so that it gets its old id; removed if we fail.
+
+    /proc/sys/kernel/<kind>_next_id (proc_sys_kernel(5)) chooses the id. RestoreConflictError when the key or the id is
+    taken. `pid`: the creator's, where the kernel remembers it.
+    """
+    words, option, _ = _KINDS[kind]
+    try:
+        _choose_next(kind, wanted.identifier)
+        run_as(Identity(pid=pid, uid=wanted.creator_uid, gid=wanted.creator_gid), make)
+    except OSError as error:
+        _choose_next(kind, _ANY_ID)
+        raise RestoreConflictError(
+            f"System V {words} with key {wanted.key:#x} cannot be made: {os.strerror(error.errno or errno.EEXIST)}; "
+            f"remove the one in its place (ipcrm {option.upper()}) and restore again",
+            error.errno or errno.EEXIST,
+        ) from error
+    if wanted.identifier not in identifiers(kind):
+        raise RestoreConflictError(
+            f"System V {words} cannot have the id {wanted.identifier} here; remove some (ipcrm {option}) and "
+            "restore again"
+        )
+    ctx.on_failure(lambda: remove(kind, wanted.identifier))
+
+
+def _choose_next(kind: str, identifier: int) -> None:
+    with open(f"/proc/sys/kernel/{kind}_next_id", "w", encoding="ascii") as file:
+        file.write(str(identifier))
+
+
+def identifiers(kind: str) -> set[int]:
+    """Ids of all objects of a kind."""
+    if kind == "shm":
+        return {one.identifier for one in proc.sysv_segments()}
+    if kind == "sem":
+        return {one.identifier for one in proc.sysv_semaphores()}
+    return {one.identifier for one in proc.sysv_queues()}
+
+
+def other_in_place(kind: str, identifier: int) -> RestoreConflictError:
+    """The error for an id that belongs to an object of another key or size now."""
+    words, option, _ = _KINDS[kind]
+    return RestoreConflictError(
+        f"System V {words} {identifier} is another one now; remove it (ipcrm {option}) and restore again"
+    )
+
+
+def remove(kind: str, identifier: int) -> None:
+    """IPC_RMID."""
+    control = _KINDS[kind][2]
+    arguments = (identifier, 0, IPC_RMID) if kind == "sem" else (identifier, IPC_RMID, 0)
+    syscalls.syscall(control, *arguments)

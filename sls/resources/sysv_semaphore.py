@@ -1,0 +1,394 @@
+"""System V semaphores (semget(2), semop(2)): sets with ids, keys, owners, values and last users, and what is undone.
+
+Not kept: the time of the last operation, which becomes that of the restore; the last user of a set that has ended.
+
+What a process's end undoes (SEM_UNDO) is shown nowhere. It is found by operations that fail in any case: an array
+whose last operation would block changes nothing, and its errno tells on the way whether an adjustment would leave its
+range (ipc/sem.c checks the semaphores in order). Threads share it; a process that never asked for it has none, which
+kcmp(2) tells.
+"""
+
+import errno
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Final
+
+from sls import proc, syscalls
+from sls.remote import Call, In, Remote, Reply, call
+from sls.resources.base import (
+    CaptureContext,
+    CapturedProcess,
+    ProcessRecord,
+    ProcessState,
+    Record,
+    RestoreContext,
+    RestoredProcess,
+    Stage,
+)
+from sls.resources.stand_in import Identity, run_as
+from sls.resources.sysv import (
+    IPC_CREAT,
+    IPC_EXCL,
+    IPC_NOWAIT,
+    IPC_SET,
+    SysvObject,
+    create,
+    describe,
+    is_of_partition,
+    is_used_by_living,
+    other_in_place,
+)
+from sls.syscalls import SYSCALL_NUMBERS
+
+_GETPID, _GETALL = 11, 13
+_SEM_UNDO: Final = 0o10000
+_HIGHEST: Final = 32767  # SEMVMX, and SEMAEM for adjustments
+_OPERATIONS: Final = 250  # in one call; SEMOPM is 500, and some of ours take two
+_PROBES: Final = 16  # calls of one round of the search
+_SEMBUF = struct.Struct("=HhH")
+_SEMID_DS_BYTES: Final = 104  # struct semid64_ds of x86-64
+_WAITING: Final = frozenset(SYSCALL_NUMBERS[name] for name in ("semop", "semtimedop"))
+
+Operation = tuple[int, int, int]  # number, change, flags
+
+
+class SemaphoreSet(Record, frozen=True):
+    """One set: the value of each semaphore, and the pid that changed it last."""
+
+    object: SysvObject
+    values: tuple[int, ...]
+    users: tuple[int, ...]
+
+
+class SysvSemaphoresRecord(ProcessRecord, frozen=True, tag="sysv-semaphores"):
+    """Sets of the partition; each stands in the record of the first process."""
+
+    sets: tuple[SemaphoreSet, ...] = ()
+
+
+class SysvSemaphores(ProcessState[SysvSemaphoresRecord]):
+    """Sets."""
+
+    stage = Stage.LINKS
+    record = SysvSemaphoresRecord
+
+    def capture(
+        self, ctx: CaptureContext, process: CapturedProcess
+    ) -> Remote[SysvSemaphoresRecord]:
+        yield from ()
+        is_first = ctx.is_first_sight("sysv semaphores")
+        return SysvSemaphoresRecord(sets=_sets(ctx) if is_first else ())
+
+    def prepare(self, ctx: RestoreContext, record: SysvSemaphoresRecord) -> None:
+        for found in record.sets:
+            _make(ctx, found)
+        if record.sets:
+            ctx.once("sysv semaphores", lambda: record.sets)
+
+    def restore(
+        self, ctx: RestoreContext, process: RestoredProcess, record: SysvSemaphoresRecord
+    ) -> Remote[None]:
+        """The values stand; an operation without effect makes this process the last user again."""
+        sets: tuple[SemaphoreSet, ...] = ctx.once("sysv semaphores", tuple)
+        calls = [
+            _operate(found.object.identifier, part)
+            for found in sets
+            for part in _parts(_touches(found, process.pid))
+        ]
+        if calls:
+            yield calls
+
+
+class SemaphoreAdjustment(Record, frozen=True):
+    """What is added to a semaphore when the process ends."""
+
+    identifier: int
+    number: int
+    change: int
+
+
+class SemaphoreUndoRecord(ProcessRecord, frozen=True, tag="semaphore-undo"):
+    """Adjustments of one process. `sets`: those that `SysvSemaphores` would take for another program's."""
+
+    adjustments: tuple[SemaphoreAdjustment, ...] = ()
+    sets: tuple[SemaphoreSet, ...] = ()
+
+
+class SemaphoreUndo(ProcessState[SemaphoreUndoRecord]):
+    """What semop(2) undoes."""
+
+    stage = Stage.TASKS  # before `SysvSemaphores` settles who used which last
+    record = SemaphoreUndoRecord
+
+    def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[SemaphoreUndoRecord]:
+        if not _may_undo(ctx, process):
+            return SemaphoreUndoRecord()
+        ours = _sets(ctx)
+        every = [*ours, *_foreign_sets(ctx)]
+        adjustments = yield from _adjustments(process, every)
+        undone = {one.identifier for one in adjustments}
+        return SemaphoreUndoRecord(
+            adjustments=tuple(adjustments),
+            sets=tuple(one for one in every[len(ours) :] if one.object.identifier in undone),
+        )
+
+    def prepare(self, ctx: RestoreContext, record: SemaphoreUndoRecord) -> None:
+        for found in record.sets:
+            _make(ctx, found)
+
+    def restore(
+        self, ctx: RestoreContext, process: RestoredProcess, record: SemaphoreUndoRecord
+    ) -> Remote[None]:
+        sets: tuple[SemaphoreSet, ...] = ctx.once("sysv semaphores", tuple)
+        values = {found.object.identifier: found.values for found in (*record.sets, *sets)}
+        calls = [
+            _operate(one.identifier, part)
+            for one in record.adjustments
+            for part in _parts(_adjusting(one, values[one.identifier][one.number]))
+        ]
+        if calls:
+            replies = yield calls
+            if any(reply.failed for reply in replies):
+                ctx.note("semaphores", "others use them: what is undone is not set", process.pid)
+
+
+# --- capture --------------------------------------------------------------------------------------------------------
+
+
+def _sets(ctx: CaptureContext) -> tuple[SemaphoreSet, ...]:
+    """Sets of the partition."""
+    return _all_sets(ctx)[0]
+
+
+def _foreign_sets(ctx: CaptureContext) -> tuple[SemaphoreSet, ...]:
+    """All others."""
+    return _all_sets(ctx)[1]
+
+
+def _all_sets(ctx: CaptureContext) -> tuple[tuple[SemaphoreSet, ...], tuple[SemaphoreSet, ...]]:
+    def make() -> tuple[tuple[SemaphoreSet, ...], tuple[SemaphoreSet, ...]]:
+        ours: list[SemaphoreSet] = []
+        others: list[SemaphoreSet] = []
+        for line in _lines(ctx):
+            one = _described(line)
+            is_waited_for = line.identifier in _waited_for(ctx)
+            is_ours = is_waited_for or is_of_partition(ctx, line, set(one.users) - {0})
+            (ours if is_ours else others).append(one)
+        return tuple(ours), tuple(others)
+
+    return ctx.once("sysv semaphore sets", make)
+
+
+def _lines(ctx: CaptureContext) -> list[proc.SysvSemaphores]:
+    return ctx.once("sysv semaphore lines", proc.sysv_semaphores)
+
+
+def _described(line: proc.SysvSemaphores) -> SemaphoreSet:
+    values = bytearray(2 * line.semaphores)
+    syscalls.syscall_on("semctl", line.identifier, 0, _GETALL, values)
+    users = (
+        syscalls.syscall("semctl", line.identifier, n, _GETPID, 0) for n in range(line.semaphores)
+    )
+    return SemaphoreSet(
+        object=describe(line),
+        values=struct.unpack(f"={line.semaphores}H", values),
+        users=tuple(users),
+    )
+
+
+def _waited_for(ctx: CaptureContext) -> frozenset[int]:
+    """Ids of the sets that members sleep on."""
+
+    def make() -> frozenset[int]:
+        return frozenset(
+            thread.registers.rdi
+            for process in ctx.processes.values()
+            for thread in process.frozen.threads.values()
+            if thread.registers.orig_rax in _WAITING
+        )
+
+    return ctx.once("sysv semaphores waited for", make)
+
+
+def _may_undo(ctx: CaptureContext, process: CapturedProcess) -> bool:
+    """Whether it has a list of adjustments: all that have none are equal to this process, which has none."""
+    if not _lines(ctx):
+        return False
+    return bool(syscalls.kcmp(process.tid, os.getpid(), syscalls.KCMP_SYSVSEM))
+
+
+def _adjustments(
+    process: CapturedProcess, sets: Sequence[SemaphoreSet]
+) -> Remote[list[SemaphoreAdjustment]]:
+    """Those that are not zero. One batch tells for all semaphores whether theirs is."""
+    places = [(found, number) for found in sets for number in range(len(found.values))]
+    replies = yield [_probe(found, number, limit) for found, number in places for limit in (0, 1)]
+    adjustments = []
+    for (found, number), (zero, one) in zip(
+        places, zip(replies[::2], replies[1::2], strict=True), strict=True
+    ):
+        if -errno.EACCES in (zero.value, one.value):
+            continue  # it may not change it, and could never
+        low, high = -_HIGHEST - 1, _HIGHEST
+        low, high = _narrowed(process, found, (0, 1), (zero, one), (low, high))
+        if (low, high) != (0, 0):
+            change = yield from _find_change(process, found, number, low, high)
+            adjustments.append(
+                SemaphoreAdjustment(
+                    identifier=found.object.identifier, number=number, change=change
+                )
+            )
+    return adjustments
+
+
+def _find_change(
+    process: CapturedProcess, found: SemaphoreSet, number: int, low: int, high: int
+) -> Remote[int]:
+    """The adjustment of one semaphore, which lies in [low, high], in rounds of a few calls."""
+    while low < high:
+        step = -(-(high - low) // _PROBES)
+        limits = range(low + step, high + 1, step)
+        replies = yield [_probe(found, number, one) for one in limits]
+        low, high = _narrowed(process, found, limits, replies, (low, high))
+    return low
+
+
+def _narrowed(
+    process: CapturedProcess,
+    found: SemaphoreSet,
+    limits: Sequence[int],
+    replies: Sequence[Reply],
+    bounds: tuple[int, int],
+) -> tuple[int, int]:
+    """Closer bounds of an adjustment, by what probes of it answered."""
+    low, high = bounds
+    for limit, reply in zip(limits, replies, strict=True):
+        if reply.value == -errno.EAGAIN:
+            low = max(low, limit)
+        elif reply.value == -errno.ERANGE:
+            high = min(high, limit - 1)
+        else:
+            low = high + 1
+    if low > high:
+        raise process.unsupported(
+            "semaphores",
+            f"what is undone in set {found.object.identifier} cannot be found out: others use it; try again",
+        )
+    return low, high
+
+
+def _probe(found: SemaphoreSet, number: int, limit: int) -> Call:
+    """A call that fails: with EAGAIN when the adjustment is at least `limit`, else with ERANGE.
+
+    An operation of +n with SEM_UNDO lowers the adjustment by n, which may not fall below -32768.
+    """
+    value = found.values[number]
+    operations = [(number, -value, 0)] if value else []
+    rest = limit + _HIGHEST + 1
+    while rest > 0:
+        part = min(rest, _HIGHEST)
+        operations += [(number, part, _SEM_UNDO), (number, -part, 0)]
+        rest -= part
+    return _operate(found.object.identifier, [*operations, (number, -_HIGHEST - 1, 0)])
+
+
+def _operate(identifier: int, operations: Sequence[Operation]) -> Call:
+    """semop(2) that never waits."""
+    return call("semop", identifier, In(_packed(operations)), len(operations))
+
+
+def _packed(operations: Iterable[Operation]) -> bytes:
+    return b"".join(
+        _SEMBUF.pack(number, change, flags | IPC_NOWAIT) for number, change, flags in operations
+    )
+
+
+# --- restore --------------------------------------------------------------------------------------------------------
+
+
+def _make(ctx: RestoreContext, wanted: SemaphoreSet) -> None:
+    """See to it that the set is there with its values. One in use by others keeps theirs."""
+    common = wanted.object
+    identifier, count = common.identifier, len(wanted.values)
+    there = next((one for one in proc.sysv_semaphores() if one.identifier == identifier), None)
+    if there is None:
+        flags = common.mode | IPC_CREAT | IPC_EXCL
+        create(ctx, "sem", common, partial(syscalls.syscall, "semget", common.key, count, flags))
+        _set_owner(common)
+    elif (there.key, there.semaphores) != (common.key, count):
+        raise other_in_place("sem", identifier)
+    elif is_used_by_living(_described(there).users):
+        ctx.note("semaphores", f"set {identifier} is in use by others: its values stay")
+        return
+    now = next(one for one in proc.sysv_semaphores() if one.identifier == identifier)
+    _set_values(wanted, _described(now))
+
+
+def _set_owner(common: SysvObject) -> None:
+    data = struct.pack("=iIIIII", 0, common.uid, common.gid, 0, 0, common.mode)
+    padded = data.ljust(_SEMID_DS_BYTES, b"\0")
+    syscalls.syscall_on("semctl", common.identifier, 0, IPC_SET, padded)
+
+
+def _set_values(wanted: SemaphoreSet, now: SemaphoreSet) -> None:
+    """Change what differs, each semaphore by who changed it last: semctl(2) would note our pid with all of them."""
+    identifier, users = wanted.object.identifier, wanted.users
+    differing = [
+        number
+        for number in range(len(users))
+        if (wanted.values[number], users[number]) != (now.values[number], now.users[number])
+    ]
+    for user, mine in groupby(sorted(differing, key=users.__getitem__), key=users.__getitem__):
+        operations = [one for n in mine for one in _changing(n, now.values[n], wanted.values[n])]
+        for part in _parts(operations):
+            work = partial(syscalls.syscall_on, "semop", identifier, _packed(part), len(part))
+            run_as(Identity(pid=user, uid=os.geteuid(), gid=os.getegid()), work)
+
+
+def _changing(number: int, now: int, wanted: int) -> list[Operation]:
+    """Two operations: the second one alone would not be noted where nothing changes."""
+    if now < _HIGHEST:
+        return (
+            [(number, 1, 0), (number, wanted - now - 1, 0)]
+            if wanted != now + 1
+            else [(number, 1, 0)]
+        )
+    return (
+        [(number, -1, 0), (number, wanted - now + 1, 0)] if wanted != now - 1 else [(number, -1, 0)]
+    )
+
+
+def _adjusting(one: SemaphoreAdjustment, value: int) -> list[Operation]:
+    """Operations that change the adjustment and not the value; of each pair only one counts for it."""
+    room, number = _HIGHEST - value, one.number
+    is_up_first = room >= value
+    chunk = max(room, value)
+    operations: list[Operation] = []
+    rest = abs(one.change)
+    while rest:
+        part = min(rest, chunk)
+        pair = [part, -part] if is_up_first else [-part, part]
+        # an operation of -n is undone by +n
+        operations += [
+            (number, change, _SEM_UNDO if (change < 0) == (one.change > 0) else 0)
+            for change in pair
+        ]
+        rest -= part
+    return operations
+
+
+def _touches(found: SemaphoreSet, pid: int) -> list[Operation]:
+    operations: list[Operation] = []
+    for number, (value, user) in enumerate(zip(found.values, found.users, strict=True)):
+        if user == pid:
+            change = -1 if value else 1
+            operations += [(number, change, 0), (number, -change, 0)]
+    return operations
+
+
+def _parts(operations: Sequence[Operation]) -> Iterator[Sequence[Operation]]:
+    for start in range(0, len(operations), 2 * (_OPERATIONS // 2)):
+        yield operations[start : start + 2 * (_OPERATIONS // 2)]
