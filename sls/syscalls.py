@@ -682,7 +682,9 @@ def scan_written(pagemap_fd: int, start: int, end: int) -> RangeArray | None:
             if error.errno != errno.EPERM:
                 raise
             return None
-        regions = np.frombuffer(memoryview(_SCAN_BUFFER), dtype=np.uint64, count=3 * count).reshape(-1, 3)
+        regions = np.frombuffer(memoryview(_SCAN_BUFFER), dtype=np.uint64, count=3 * count).reshape(
+            -1, 3
+        )
         found.append(regions[:, :2].copy())
         walked = int(struct.unpack_from("=Q", argument, 32)[0])
         assert walked > start, "PAGEMAP_SCAN made no progress"

@@ -261,6 +261,22 @@ def test_cp_diff_grep_and_tar_work_as_on_any_tree(
     assert "Only in" in differing.stdout
 
 
+def test_rsync_and_du_take_a_whole_history(history: History, tmp_path: Path) -> None:
+    """A second rsync finds nothing to do: sizes and times stay."""
+    source, copy = history.partition / "generations", tmp_path / "copy"
+    words = ("rsync", "-aAX", "--itemize-changes", f"{source}/", copy)
+    first = run(*words)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert f"2/processes/{history.pid}/core" in first.stdout
+    again = run(*words)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    same = run("diff", "-r", "--no-dereference", source, copy)
+    assert (same.returncode, same.stdout, same.stderr) == (0, "", "")
+    for command in (("du", "-s", source), ("ls", "-lR", source), ("find", source, "-ls")):
+        outcome = run(*command)
+        assert (outcome.returncode, outcome.stderr) == (0, ""), command
+
+
 def every_path(place: Path) -> list[Path]:
     return [place, *sorted(place.rglob("*"))]
 
