@@ -4,14 +4,15 @@
 
 Rows: 100m, 1g (a process of that size that writes 160 scattered pages every 10 ms), threads (16), tree (21 processes),
 ls (100m while `ls -lR` of the mount runs in a loop), long (100m for 60 s, and the daemon's memory), first (the first
-full checkpoint of 1g). Beside each stop time stands its floor: a C program that makes the very system calls of one
-stop, as recorded from the tracer in the same run, on the same process (benchmarks/floor.py). The first second is not
-counted.
+full checkpoint of 1g), redis (periods 100 and 20 ms). Beside each stop time stands its floor: a C program that makes
+the very system calls of one stop, as recorded from the tracer in the same run, on the same process
+(benchmarks/floor.py). The first second is not counted.
 `--quick`: 2 s a row, no 1 GiB. Run as root on an idle machine.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import tempfile
@@ -22,7 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from floor import measure
+import cache_server
+from floor import copy_compress_write, measure
 from jobs import Job, end, machine, mounted, resident_bytes, start, workers
 
 JOBS = {
@@ -238,7 +240,57 @@ def long_row(options: Options) -> None:
     )
 
 
-ROWS: dict[str, Callable[[Options], None]] = {"ls": ls_row, "long": long_row}
+def first_row(options: Options) -> None:
+    """The first full checkpoint of 1 GiB, durable, beside copying, compressing and writing as much."""
+    process = start(JOBS["1g"], options.directory)
+    partition = options.partitions / "1"
+    partition.mkdir()
+    (partition / "mode").write_text("delta")
+    (partition / "attach").write_text(f"{process.pid}")
+    began = time.perf_counter()
+    fd = os.open(partition / "checkpoint", os.O_WRONLY)
+    os.write(fd, b"recursive")
+    exists = time.perf_counter() - began
+    os.fsync(fd)
+    total = time.perf_counter() - began
+    os.close(fd)
+    note = captured(partition, newest(partition))
+    floor = copy_compress_write(process.pid, options.directory)
+    end(partition)
+    process.wait()
+    partition.rmdir()
+    stop_ms, limit = note["stop_ns"] / 1e6, sum(floor)
+    good = stop_ms <= 10 and total <= 1.3 * limit
+    stages = ", ".join(f"{name} {value / 1e6:.1f}" for name, value in note["stages_ns"].items())
+    print(
+        "\n| first full checkpoint | stop, ms | exists, s | durable, s | copy + lz4 + write, s | × | bars | met |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    print(
+        f"| C, 1 GiB, 160 pages | {stop_ms:.1f} | {exists:.2f} | {total:.2f} "
+        f"| {' + '.join(f'{one:.2f}' for one in floor)} | {total / limit:.2f} "
+        f"| ≤ 10 ms, ≤ 1.3 × | {'yes' if good else 'no'} |\n| ↳ stages | {stages} | | | | | | |",
+        flush=True,
+    )
+
+
+def redis_row(options: Options) -> None:
+    quick = options.seconds <= 2
+    for line in cache_server.rows(
+        options.directory,
+        options.partitions,
+        options.seconds,
+        keys=100_000 if quick else cache_server.KEYS,
+    ):
+        print(line, flush=True)
+
+
+ROWS: dict[str, Callable[[Options], None]] = {
+    "ls": ls_row,
+    "long": long_row,
+    "first": first_row,
+    "redis": redis_row,
+}
 
 
 def main() -> None:
@@ -253,7 +305,7 @@ def main() -> None:
     parser.add_argument("--no-floor", action="store_true")
     parser.add_argument("--quick", action="store_true")
     words = parser.parse_args()
-    rows = words.row or [name for name in names if not words.quick or name != "1g"]
+    rows = words.row or [name for name in names if not words.quick or name not in ("1g", "first")]
     print(f"{machine()}, period {words.period} ms\n")
     with tempfile.TemporaryDirectory() as name, mounted(Path(name)) as partitions:
         options = Options(

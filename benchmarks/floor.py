@@ -5,16 +5,24 @@ go is a stop; the one of median length becomes a script for programs/floor.c. Th
 make are taken from the arenas, which stay in the tasks when the tracer is killed.
 """
 
+import mmap
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import lz4.block
 from jobs import PROGRAMS, build
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from slos.core import COMPRESS_THREADS
 
 _LINE = re.compile(r"(?:\[pid +)?(?:\d+\]?\s+)?\d+\.\d+ (\w+)\((.*)\)\s+= (-?\w+)")
 _ARENA = re.compile(r"^([0-9a-f]+)-[0-9a-f]+ r-xs .*\n[0-9a-f]+-([0-9a-f]+) rw-s ", re.M)
@@ -119,7 +127,7 @@ class _Script:
         self._opened: set[int] = set()
         self._scans: dict[int, int] = {}
         self._known: set[int] = set()
-        self._waiting = 0
+        self._copied: set[int] = set()
 
     def add(self, calls: Sequence[Traced]) -> None:
         for at, one in enumerate(calls):
@@ -143,7 +151,7 @@ class _Script:
         ):
             yield self._scan(one)
         elif one.name == "process_vm_readv":
-            yield self._read(one)
+            yield from self._read(one)
         elif one.name in ("pread64", "preadv"):
             yield f"pread {one.number(0)} 0"
         elif one.name == "pidfd_getfd":
@@ -158,7 +166,7 @@ class _Script:
                 self._opened.add(int(one.value.split("<")[0]))
                 numbers.insert(0, int(one.value.split("<")[0]))
             elif word == "kcmp":
-                numbers += [0, one.number(3), one.number(4)]
+                numbers += [0, *map(int, re.findall(r", (\d+)", one.arguments)[-2:])]
             yield " ".join([word, *map(str, numbers)])
         else:
             yield "other"
@@ -201,22 +209,24 @@ class _Script:
         return f"{'readlink' if 'readlink' in one.name else 'stat'} 0 0 0 0 0 {path[1]}"
 
     def _scan(self, one: Traced) -> str:
-        """The first look at a pagemap arms, the second asks which pages are there."""
         fd = one.number(0)
         path = _FD.match(one.arguments)
         pid = re.search(r"/proc/(\d+)/", path[2] or "") if path else None
         number = int(pid[1]) if pid else 0
-        self._scans[number] = self._scans.get(number, 0) + 1
-        return f"{'arm' if self._scans[number] == 1 else 'scan'} {fd} {number}"
+        self._scans[number] = self._scans.get(number, -1) + 1
+        return f"scan {fd} {number} {self._scans[number]}"
 
-    @staticmethod
-    def _read(one: Traced) -> str:
-        address = re.search(
-            r"\}\], 1, \[\{iov_base=(0x[0-9a-f]+), iov_len=(\d+)\}\]", one.arguments
+    def _read(self, one: Traced) -> Iterator[str]:
+        """A small read of a known place, or the copy of all dirty pages, however many calls that takes."""
+        pid = one.number(0)
+        found = re.search(
+            r"\], 1, \[\{iov_base=(0x[0-9a-f]+), iov_len=(\d+)\}\], 1, ", one.arguments
         )
-        if address is None or int(address[2]) > 4096:
-            return f"copy {one.number(0)}"
-        return f"peek {one.number(0)} {int(address[1], 16)} {address[2]}"
+        if found is not None and int(found[2]) < 4096:
+            yield f"peek {pid} {int(found[1], 16)} {found[2]}"
+        elif pid not in self._copied:
+            self._copied.add(pid)
+            yield f"copy {pid}"
 
     def _note_descriptor(self, one: Traced) -> None:
         """What was open before the stop is opened before the first round."""
@@ -262,3 +272,46 @@ def measure(
     if done.returncode:
         raise SystemExit(f"floor: {done.stderr or done.returncode}; {path}")
     return [int(line) / 1e6 for line in done.stdout.split()]
+
+
+# --- a first full checkpoint ----------------------------------------------------------------------------------------
+
+
+def copy_compress_write(pid: int, directory: Path) -> tuple[float, float, float]:
+    """Seconds to copy the memory of a process, to compress it as the store does, to write that and have it durable."""
+    memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+    areas = re.findall(
+        r"^([0-9a-f]+)-([0-9a-f]+) rw-p ", Path(f"/proc/{pid}/maps").read_text(), re.M
+    )
+    spans = [(int(start, 16), int(end, 16)) for start, end in areas]
+    buffer = mmap.mmap(
+        -1, sum(end - start for start, end in spans), flags=mmap.MAP_SHARED | mmap.MAP_POPULATE
+    )
+    view = memoryview(buffer)
+    began, at = time.perf_counter(), 0
+    for start, end in spans:
+        for piece in range(start, end, 16 << 20):
+            at += os.preadv(memory, [view[at : at + min(16 << 20, end - piece)]], piece)
+    copied = time.perf_counter()
+    with ThreadPoolExecutor(COMPRESS_THREADS) as pool:
+        parts = list(
+            pool.map(
+                lambda start: _compress(view[start : start + (1 << 20)]), range(0, at, 1 << 20)
+            )
+        )
+    compressed = time.perf_counter()
+    path = directory / "plain"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for part in parts:
+        os.write(fd, part)
+    os.fdatasync(fd)
+    written = time.perf_counter()
+    os.close(fd)
+    os.close(memory)
+    path.unlink()
+    return copied - began, compressed - copied, written - compressed
+
+
+def _compress(piece: memoryview) -> bytes:
+    blocks = (piece[at : at + 65536] for at in range(0, len(piece), 65536))
+    return b"".join(lz4.block.compress(block, store_size=False) for block in blocks)

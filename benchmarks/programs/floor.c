@@ -39,10 +39,10 @@ struct pm_scan_arg { __u64 size, flags, start, end, walk_end, vec, vec_len, max_
 #define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
 enum { WPALLOWED = 1, WRITTEN = 2, IS_FILE = 4, PRESENT = 8, SWAPPED = 16, PFNZERO = 32 };
 
-struct process { int pid; unsigned long start, end; char *arena; size_t dirty; struct iovec pages[MOST]; };
+struct process { int pid; unsigned long start, end; char *arena; size_t dirty; struct iovec pages[MOST]; int large_count; unsigned long large[32][2]; };
 struct thread { int pid, tid; struct user_regs_struct registers; unsigned long mask; };
-enum { SEIZE, INTERRUPT, WAIT, GETREGS, GETMASK, BORROW, BLOCK, UNBLOCK, GIVEBACK, CONTINUE, DETACH, OPTIONS, REGSET, SIGINFO, RSEQ, OPEN, READ, PREAD, CLOSE, GETDENTS, FSTAT, SEEK, STAT, READLINK, KCMP, PIDFD, GETFD, POLL, ROBUST, IOPRIO, AFFINITY, SCHEDULER, PEEK, ARM, SCAN, COPY, NONE };
-static const char *NAMES[] = { "seize", "interrupt", "wait", "getregs", "getmask", "borrow", "block", "unblock", "giveback", "continue", "detach", "options", "regset", "siginfo", "rseq", "open", "read", "pread", "close", "getdents", "fstat", "seek", "stat", "readlink", "kcmp", "pidfd", "getfd", "poll", "robust", "ioprio", "affinity", "scheduler", "peek", "arm", "scan", "copy" };
+enum { SEIZE, INTERRUPT, WAIT, GETREGS, GETMASK, BORROW, BLOCK, UNBLOCK, GIVEBACK, CONTINUE, DETACH, OPTIONS, REGSET, SIGINFO, RSEQ, OPEN, READ, PREAD, CLOSE, GETDENTS, FSTAT, SEEK, STAT, READLINK, KCMP, PIDFD, GETFD, POLL, ROBUST, IOPRIO, AFFINITY, SCHEDULER, PEEK, SCAN, COPY, NONE };
+static const char *NAMES[] = { "seize", "interrupt", "wait", "getregs", "getmask", "borrow", "block", "unblock", "giveback", "continue", "detach", "options", "regset", "siginfo", "rseq", "open", "read", "pread", "close", "getdents", "fstat", "seek", "stat", "readlink", "kcmp", "pidfd", "getfd", "poll", "robust", "ioprio", "affinity", "scheduler", "peek", "scan", "copy" };
 
 struct call { int kind; char name[16], text[256]; long number[6]; };
 
@@ -89,19 +89,52 @@ static void borrow(struct thread *thread) {
 
 /* --- one call of the script --- */
 
-static void scan(struct process *process, int fd, int armed) {
+static void take(struct process *process, struct page_region *found, int count) {
+    for (int i = 0; i < count && process->dirty < MOST; i++)
+        process->pages[process->dirty++] = (struct iovec){(void *)found[i].start, found[i].end - found[i].start};
+}
+
+/* The scans of one stop, in the tracer's order: the written pages of each large mapping, in the short form that the
+kernel answers fastest; then, between them, what is written and what is there. */
+static void scan(struct process *process, int fd, int number) {
     static struct page_region found[MOST];
-    struct pm_scan_arg argument = {
-        .size = sizeof argument, .flags = armed ? 1 : 0, .end = (1ul << 47) - PAGE, .vec = (__u64)found, .vec_len = MOST,
-        .all = armed ? WPALLOWED | WRITTEN : IS_FILE | PFNZERO, .inverted = armed ? 0 : IS_FILE | PFNZERO,
-        .any = PRESENT | SWAPPED, .returned = armed ? WRITTEN : WPALLOWED,
-    };
+    struct pm_scan_arg argument = {.size = sizeof argument, .vec = (__u64)found, .vec_len = MOST};
+    int place = (number - process->large_count) / 2, is_arming = number < process->large_count;
+    if (number == 0) process->dirty = 0;
+    if (is_arming) {
+        argument.start = process->large[number][0], argument.end = process->large[number][1];
+        argument.all = argument.returned = WRITTEN;
+    } else {
+        if (place > process->large_count) place = process->large_count;
+        argument.start = place ? process->large[place - 1][1] : 0;
+        argument.end = place < process->large_count ? process->large[place][0] : (1ul << 47) - PAGE;
+        is_arming = (number - process->large_count) % 2 == 0;
+        argument.any = PRESENT | SWAPPED;
+        argument.all = is_arming ? WPALLOWED | WRITTEN : IS_FILE | PFNZERO;
+        argument.inverted = is_arming ? 0 : IS_FILE | PFNZERO;
+        argument.returned = is_arming ? WRITTEN : WPALLOWED;
+    }
+    argument.flags = is_arming;
     int count = ioctl(fd, PAGEMAP_SCAN, &argument);
     if (count < 0) fail("PAGEMAP_SCAN");
-    if (!armed) return;
-    process->dirty = count;
-    for (int i = 0; i < count; i++)
-        process->pages[i] = (struct iovec){(void *)found[i].start, found[i].end - found[i].start};
+    if (is_arming) take(process, found, count);
+}
+
+static void find_large(struct process *process) {
+    static char line[1024], rights[8];
+    unsigned long start, end, last_start = 0, last_end = 0, inode, resident, total = 0;
+    snprintf(line, sizeof line, "/proc/%d/smaps", process->pid);
+    FILE *maps = fopen(line, "r");
+    while (fgets(line, sizeof line, maps))
+        if (sscanf(line, "%lx-%lx %7s %*x %*s %lu", &start, &end, rights, &inode) == 4)
+            last_start = start, last_end = rights[3] == 'p' && rights[1] == 'w' && !inode ? end : 0;
+        else if (sscanf(line, "Rss: %lu kB", &resident) == 1 && last_end && resident >= 1024 && process->large_count < 32) {
+            total += resident;
+            process->large[process->large_count][0] = last_start;
+            process->large[process->large_count++][1] = last_end;
+        }
+    fclose(maps);
+    if (total < 4096) process->large_count = 0;
 }
 
 static void copy(struct process *process) {
@@ -159,8 +192,7 @@ static void run(struct call *call) {
         if (process_vm_readv(n[0], &part, 1, &there, 1, 0) < 0 && errno == EPERM) fail("process_vm_readv");
         break;
     }
-    case ARM: scan(process_of(n[1]), slots[n[0]], 1); break;
-    case SCAN: scan(process_of(n[1]), slots[n[0]], 0); break;
+    case SCAN: scan(process_of(n[1]), slots[n[0]], n[2]); break;
     case COPY: copy(process_of(n[0])); break;
     default: syscall(SYS_getppid);
     }
@@ -239,6 +271,7 @@ static void track(struct thread *thread) {
 }
 
 static void prepare(int stays) {
+    for (int i = 0; i < process_count; i++) find_large(&processes[i]);
     for (int i = 0; i < thread_count; i++) {
         if (trace(PTRACE_SEIZE, threads[i].tid, 0, 0)) fail("PTRACE_SEIZE");
         trace(PTRACE_INTERRUPT, threads[i].tid, 0, 0);

@@ -1,0 +1,122 @@
+"""A redis server at full rate: what continuous checkpoints cost it. Rows of benchmarks/continuous.py.
+
+1,000,000 keys of 100 bytes; 50 connections, 90 % GET and 10 % SET of random keys (programs/load.c). The bars are what
+the original system lost with a cache server at the same periods.
+"""
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from jobs import PROGRAMS, build
+
+KEYS = 1_000_000
+CONNECTIONS = 50
+BARS = {100: 0.09, 20: 0.41}  # period in ms → share of the throughput that may be lost
+
+
+class Load(NamedTuple):
+    """What a stretch at full rate came to; latencies in microseconds."""
+
+    rate: float
+    p50_us: int
+    p99_us: int
+    max_us: int
+
+
+@contextmanager
+def server(directory: Path, keys: int) -> Iterator[tuple[int, int]]:
+    """(pid, port) of a filled redis server, in a session of its own and with its output thrown away."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    words = [
+        "redis-server",
+        "--port",
+        f"{port}",
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
+    process = subprocess.Popen(
+        [*words, "--enable-debug-command", "local"],
+        cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        while _ask(port, "PING") != "+PONG":
+            time.sleep(0.05)
+        answer = _ask(port, f"DEBUG POPULATE {keys} key 100")
+        assert answer == "+OK", answer
+        yield process.pid, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _ask(port: int, command: str) -> str:
+    try:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(command.encode() + b"\r\n")
+            return connection.recv(100).decode().strip()
+    except ConnectionRefusedError:
+        return ""
+
+
+def load(program: Path, port: int, keys: int, seconds: float) -> Load:
+    """Run the load for so long."""
+    command = [str(program), f"{port}", f"{keys}", f"{CONNECTIONS}", f"{seconds}"]
+    words = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return Load(float(words[0]), *map(int, words[1:]))
+
+
+def rows(
+    directory: Path,
+    partitions: Path,
+    seconds: float,
+    *,
+    keys: int = KEYS,
+    periods: Sequence[int] = (100, 20),
+) -> Iterator[str]:
+    """A table: throughput and latency without, and at each period."""
+    program = build(PROGRAMS / "load.c", directory)
+    yield f"\n| redis, {keys:,} keys | requests/s | lost | bar | met | ms: p50 / p99 / max | generations |"
+    yield "|---|---|---|---|---|---|---|"
+    with server(directory, keys) as (pid, port):
+        load(program, port, keys, 1)
+        before = load(program, port, keys, seconds)
+        yield f"| without | {before.rate:,.0f} | | | | {_latency(before)} | |"
+        partition = partitions / "1"
+        partition.mkdir()
+        (partition / "attach").write_text(f"{pid}")
+        (partition / "retain").write_text("50")
+        for period_ms in periods:
+            (partition / "period").write_text(f"{period_ms}")
+            (partition / "checkpoint").write_text("recursive")
+            load(program, port, keys, 1)
+            first = int((partition / "checkpoint").read_text())
+            kept = load(program, port, keys, seconds)
+            count = int((partition / "checkpoint").read_text()) - first
+            (partition / "period").write_text("0")
+            time.sleep(1)
+            after = load(program, port, keys, seconds)
+            base = (before.rate + after.rate) / 2
+            lost, bar = 1 - kept.rate / base, BARS.get(period_ms)
+            yield (
+                f"| period {period_ms} ms | {kept.rate:,.0f} | {lost:.0%} | {f'≤ {bar:.0%}' if bar else ''} "
+                f"| {'' if bar is None else 'yes' if lost <= bar else 'no'} | {_latency(kept)} "
+                f"| {count} of {seconds * 1000 / period_ms:.0f} |"
+            )
+            yield f"| without, again | {after.rate:,.0f} | | | | {_latency(after)} | |"
+            before = after
+        (partition / "detach").write_text(f"{pid}")
+        partition.rmdir()
+
+
+def _latency(one: Load) -> str:
+    return f"{one.p50_us / 1e3:.2f} / {one.p99_us / 1e3:.2f} / {one.max_us / 1e3:.1f}"
