@@ -377,11 +377,19 @@ def _own_style_layout() -> list[VmaLine]:
     ]
 
 
-def _name(pid: int) -> str:
-    try:
-        return proc.stat(pid).comm.decode(errors="replace")
-    except TaskDiedError:
-        return "another task"
+def _name(number: int) -> str:
+    """Who has the number: a task, or those whose group or session bears it, though its leader is gone."""
+    for pid in [number, *proc.pids()]:
+        try:
+            stat = proc.stat(pid)
+        except TaskDiedError:
+            continue
+        name = stat.comm.decode(errors="replace")
+        if pid == number:
+            return name
+        if number in (stat.pgrp, stat.session):
+            return f"the session or process group of pid {pid}, {name}"
+    return "another task"
 
 
 def _end(pids: Sequence[int]) -> None:

@@ -321,6 +321,7 @@ class _Session:
         self.members: dict[int, _Member] = {}
         self._threads: dict[int, Borrowed] = {}
         self._at_work: dict[int, Borrowed] = {}  # pid → who ran last in its arena
+        self._alike: dict[tuple[bytes, int], list[OpenFile]] = {}  # link and flags → descriptions
         refuse_shared(frozen.processes.values())
         for pid in self._tree_order():
             self._prepare(pid, track)
@@ -478,12 +479,12 @@ class _Session:
 
     def _file_id(self, process: CapturedProcess, fd: int, target: bytes, info: FdInfo) -> int:
         """The number of the open file description; kcmp(2) tells which descriptors share one."""
-        for known in self.ctx.files.values():
-            if known.target == target and known.flags == info.flags & ~os.O_CLOEXEC:
-                same = syscalls.kcmp(known.pid, process.tid, syscalls.KCMP_FILE, known.fd, fd)
-                if same == 0:
-                    return known.file_id
+        alike = self._alike.setdefault((target, info.flags & ~os.O_CLOEXEC), [])
+        for known in alike:
+            if syscalls.kcmp(known.pid, process.tid, syscalls.KCMP_FILE, known.fd, fd) == 0:
+                return known.file_id
         file = OpenFile(process, fd, target, info, len(self.ctx.files) + 1)
+        alike.append(file)
         self._cleanup.callback(file.close)
         self.ctx.files[file.file_id] = file
         return file.file_id

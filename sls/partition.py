@@ -271,7 +271,7 @@ class Partition(Listener):
             if not image.processes:
                 return self._restore_files(epoch, image)
             if request.kill:
-                self._kill_members(image)
+                self._kill_members()
             self._state = "restoring"
             start = time.monotonic_ns()
             with self._files_of(epoch, image):
@@ -279,8 +279,6 @@ class Partition(Listener):
             self._last_restore = LastRestore(
                 epoch, done.pids, time.monotonic_ns() - start, done.stages_ns, done.notes
             )
-            for pid in done.pids:
-                self._exits.pop(pid, None)
             self._set_members(_identified(done.roots))
             self._tell("info", f"generation {epoch} restored: pids {' '.join(map(str, done.pids))}")
             for note in done.notes:
@@ -368,14 +366,20 @@ class Partition(Listener):
             raise ImageError(f"generation {epoch} holds no process; choose another")
         return image
 
-    def _kill_members(self, image: Image) -> None:
-        """SIGKILL the live members, and wait until their numbers are free or theirs to wait for alone."""
-        wanted = {one.pid for one in image.processes}
-        doomed = family(self._members)
+    def _kill_members(self) -> None:
+        """SIGKILL the live members, and wait until their numbers are free or theirs to wait for alone.
+
+        They are stopped first: a child that one makes meanwhile would escape, and keep its session's number in use.
+        """
+        doomed: list[int] = []
+        while new := [pid for pid in family(self._members) if pid not in doomed]:
+            doomed += new
+            for pid in new:
+                _signal(pid, signal.SIGSTOP)
         for pid in doomed:
-            _kill(pid)
+            _signal(pid, signal.SIGKILL)
         deadline = time.monotonic() + _KILL_WAIT_S
-        while any(pid in wanted and not _has_ended(pid) for pid in doomed):
+        while not all(map(_has_ended, doomed)):
             if time.monotonic() > deadline:
                 raise PartitionStateError(
                     "a member does not end; it sleeps uninterruptibly", errno.EBUSY
@@ -391,6 +395,10 @@ class Partition(Listener):
         if self._tracing is None:
             self._tracing = Tracing(self.oid, self._store, self, self.files)
         return self._tracing
+
+    def restored(self, pids: Sequence[int]) -> None:
+        for pid in pids:
+            self._exits.pop(pid, None)
 
     def exited(self, pid: int, status: int) -> None:
         self._exits[pid] = status
@@ -547,9 +555,9 @@ def _has_ended(pid: int) -> bool:
         return True
 
 
-def _kill(pid: int) -> None:
+def _signal(pid: int, number: int) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         return
 

@@ -59,6 +59,9 @@ class Listener:
     def failed(self, reason: str, *, has_ended: bool) -> None:
         """A periodic capture was lost; `has_ended`: no more come."""
 
+    def restored(self, pids: Sequence[int]) -> None:
+        """Processes live again; what is told later of their ends is of these."""
+
     def exited(self, pid: int, status: int) -> None:
         """A restored process ended."""
 
@@ -192,6 +195,7 @@ class Tracing:
         elif isinstance(message, Exited):
             self._listener.exited(message.pid, message.status)
         elif isinstance(message, RestoreDone):
+            self._listener.restored(message.pids)
             self._futures.pop(message.serial).set_result(message)
         elif message.serial:
             self._futures.pop(message.serial).set_exception(
@@ -353,6 +357,7 @@ def _page_numbers(
     ranges: "np.ndarray[Any, np.dtype[np.uint64]]",
 ) -> "np.ndarray[Any, np.dtype[np.uint64]]":
     """Numbers of all pages of byte ranges, in order."""
+    assert not (ranges % np.uint64(PAGE_BYTES)).any(), "contents are read and written in pages"
     bounds = ranges // np.uint64(PAGE_BYTES)
     return np.concatenate([np.arange(start, end, dtype=np.uint64) for start, end in bounds])
 

@@ -8,6 +8,7 @@ so that their numbers become free at once.
 import gc
 import mmap
 import os
+import resource
 import select
 import signal
 import socket
@@ -307,6 +308,7 @@ class Worker:
 
     def _restore(self, message: TakeRestore, terminal: Sequence[int]) -> None:
         contents = ChannelContents(self._channel, self._receive_answer)
+        self._reap()  # an orphan of those that were killed keeps the number of its session in use
         try:
             done = restore(
                 decode(message.image), contents, terminal=terminal, stopped=message.stopped
@@ -357,7 +359,12 @@ def _in_words(loss: Loss) -> str:
 
 
 def _prepare_process() -> None:
-    """Ignore the terminal's signals, adopt orphans, keep the garbage collector out of the stop window."""
+    """Ignore the terminal's signals, adopt orphans, keep the garbage collector out of the stop window.
+
+    Descriptors of all members may be held at once, so as many as can be had are allowed.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     syscalls.become_tracer()
     syscalls.syscall("prctl", 36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER

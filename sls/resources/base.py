@@ -342,7 +342,7 @@ class ContentReader(Protocol):
         ...
 
     def copy_to(self, object_id: int, ranges: Sequence[tuple[int, int]], write: "Writer") -> None:
-        """Hand the bytes of `ranges` to `write`, in pieces."""
+        """Hand the bytes of `ranges`, whole pages, to `write`, in pieces."""
         ...
 
 

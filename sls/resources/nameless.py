@@ -211,7 +211,8 @@ def _fill(ctx: RestoreContext, inode: Nameless, fd: int) -> None:
     object_id = inode.content.object_id
     if inode.kind is not NamelessKind.ANONYMOUS:
         os.ftruncate(fd, size)
-    ranges = intersection(list(ctx.contents.data_ranges(object_id)), [(0, size)])
+    pages = -(-size // PAGE_BYTES) * PAGE_BYTES
+    ranges = intersection(list(ctx.contents.data_ranges(object_id)), [(0, pages)])
     ctx.contents.copy_to(object_id, ranges, write)
     if inode.kind is not NamelessKind.ANONYMOUS:
         os.fchown(fd, inode.uid, inode.gid)

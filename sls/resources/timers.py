@@ -1,4 +1,8 @@
-"""Interval timers of setitimer(2): real, virtual, profiling. Remaining time and period come back to the microsecond."""
+"""Interval timers of setitimer(2): real, virtual, profiling. Remaining time and period come back to the microsecond.
+
+A periodic ITIMER_REAL that has gone off stands still until its signal is taken from the queue (kernel/signal.c). Of
+such a one no time is left; it is set to go off at once, which adds nothing to a SIGALRM that waits already.
+"""
 
 import struct
 from typing import Final
@@ -52,7 +56,7 @@ class IntervalTimers(ProcessState[IntervalTimersRecord]):
                 interval_us=period_s * 10**6 + period_us,
                 value_us=left_s * 10**6 + left_us,
             )
-            if timer.value_us:
+            if timer.value_us or timer.interval_us:
                 timers.append(timer)
         return IntervalTimersRecord(timers=tuple(timers))
 
@@ -66,7 +70,8 @@ class IntervalTimers(ProcessState[IntervalTimersRecord]):
                     timer.which,
                     In(
                         _ITIMERVAL.pack(
-                            *divmod(timer.interval_us, 10**6), *divmod(timer.value_us, 10**6)
+                            *divmod(timer.interval_us, 10**6),
+                            *divmod(timer.value_us or 1, 10**6),
                         )
                     ),
                     0,

@@ -121,12 +121,13 @@ class Job:
         return int((self.partition / "checkpoint").read_text())
 
     def kill(self) -> None:
-        """SIGKILL to every member, and wait until they are gone."""
-        members = self.members()
+        """SIGKILL to every member, and wait until they are gone. Stopped first: none has a child meanwhile."""
+        members: list[int] = []
+        while new := [pid for pid in self.members() if pid not in members]:
+            members += new
+            _send(signal.SIGSTOP, new)
         with _adopting_orphans():
-            for pid in members:
-                with suppress(ProcessLookupError):  # half-restored ones end with a killed worker
-                    os.kill(pid, signal.SIGKILL)
+            _send(signal.SIGKILL, members)
             self.forget_child()
             _reap(members)
         self.wait_for(lambda: not self.members(), "the end of the members")
@@ -175,8 +176,7 @@ class Job:
 
     def _is_killed(self) -> bool:
         alive = [pid for pid in _all_pids() if self._is_mine(pid)]
-        for pid in alive:
-            _kill(pid)
+        _send(signal.SIGKILL, alive)
         return not alive
 
     def _is_mine(self, pid: int) -> bool:
@@ -210,8 +210,7 @@ def _all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return  # it has just ended
+def _send(number: int, pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # half-restored ones end with a killed worker
+            os.kill(pid, number)

@@ -203,3 +203,27 @@ def test_the_newest_is_deleted_under_continuous_deltas(
 
 def is_newer(job: Job, epoch: int) -> bool:
     return newest_of(job) > epoch
+
+
+# --- ends -------------------------------------------------------------------------------------
+
+
+def test_one_that_ends_at_once_is_told_of(job: Job) -> None:
+    """Its end may come before the restore has answered."""
+    job.start("sh", "-c", "while ! [ -e go ]; do :; done; exit 3")
+    job.checkpoint()
+    job.kill()
+    (job.directory / "go").touch()
+    for _ in range(5):
+        job.restore()
+        assert job.wait_end() == 3
+
+
+def test_restore_with_kill_over_one_that_forks_in_a_loop(job: Job) -> None:
+    """None of its children escapes, to keep the number of their session in use."""
+    job.start("sh", "-c", "while :; do /bin/true | /bin/true; done")
+    job.checkpoint()
+    job.kill()
+    job.restore()
+    for _ in range(5):
+        job.restore("kill")

@@ -26,6 +26,7 @@ class MemoryContents:
 
     def copy_to(self, object_id: int, ranges: Sequence[tuple[int, int]], write: Writer) -> None:
         for wanted_start, wanted_end in ranges:
+            assert not (wanted_start % PAGE_BYTES or wanted_end % PAGE_BYTES), "the store has pages"
             for start, end, data in self._objects[object_id]:
                 low, high = max(start, wanted_start), min(end, wanted_end)
                 if low < high:

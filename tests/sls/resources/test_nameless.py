@@ -5,12 +5,14 @@ import pytest
 from tests.sls.conftest import Kept
 
 
-@pytest.mark.parametrize("kind", ["posix-open", "posix-closed"])
+@pytest.mark.parametrize("kind", ["posix-open", "posix-closed", "posix-small"])
 def test_215_posix_shm_already_unlinked(kept: Kept, kind: str) -> None:
     kept("shared_memory.c", kind)
 
 
-@pytest.mark.parametrize("kind", ["file-closed", "file-deleted-closed", "file-deleted-open"])
+@pytest.mark.parametrize(
+    "kind", ["file-closed", "file-deleted-closed", "file-deleted-open", "file-deleted-small"]
+)
 def test_206_shared_file(kept: Kept, kind: str) -> None:
     kept("shared_memory.c", kind)
 

@@ -5,3 +5,7 @@ from tests.sls.conftest import Kept
 
 def test_interval_timers(kept: Kept) -> None:
     kept("itimers.c")
+
+
+def test_a_periodic_timer_whose_signal_waits(kept: Kept) -> None:
+    kept("itimers.c", "waiting")

@@ -1,0 +1,76 @@
+"""Interpreters, editors and servers at work: each goes round after round, and checks what it computes, across three
+cycles of checkpoint, SIGKILL and restore. Everything that it speaks to is inside its tree.
+"""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.job import READY, Job
+from tests.acceptance.test_real_programs import needs
+from tests.sls.driver import PROGRAMS
+
+pytestmark = [pytest.mark.root, pytest.mark.fuse]
+
+CYCLES = 3
+
+
+def works_on(job: Job, *command: object) -> None:
+    """A program that prints `ready`, then a line each round, until its last argument, the go file, is there."""
+    job.start(*command)
+    job.wait_ready()
+    for _ in range(CYCLES):
+        job.wait_more_lines(2)
+        job.checkpoint()
+        job.wait_more_lines(1)
+        job.kill()
+        job.restore()
+        job.wait_more_lines(2)
+    (job.directory / "go").touch()
+    assert (job.wait_end(), job.text().splitlines()[-1]) == (0, "ok"), job.text()[-2000:]
+    assert job.text().startswith(READY)
+
+
+def works_on_in_python(job: Job, program: str, *case: object) -> None:
+    works_on(job, sys.executable, PROGRAMS / program, job.directory / "go", *case)
+
+
+@pytest.mark.parametrize("method", ["fork"])
+def test_x27_python_multiprocessing(job: Job, method: str) -> None:
+    works_on_in_python(job, "multiprocess.py", method)
+
+
+def test_x27_python_asyncio(job: Job) -> None:
+    works_on_in_python(job, "event_loop.py")
+
+
+@needs("redis-server")
+def test_x27_redis_with_its_client(job: Job) -> None:
+    """One connection, under load, both ends inside."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    works_on_in_python(job, "redis_load.py", port)
+
+
+def test_x27_bash_on_a_terminal(job: Job) -> None:
+    works_on_in_python(job, "shell_work.py")
+
+
+@needs("perl")
+def test_x27_perl(job: Job) -> None:
+    works_on(job, "perl", PROGRAMS / "work.pl", job.directory / "go")
+
+
+@needs("node")
+def test_x27_node(job: Job) -> None:
+    works_on(job, "node", PROGRAMS / "timers.mjs", job.directory / "go")
+
+
+@needs("java")
+@needs("javac")
+def test_x27_java(job: Job, tmp_path: Path) -> None:
+    subprocess.run(["javac", "-d", str(tmp_path), PROGRAMS / "Pool.java"], check=True)
+    works_on(job, "java", "-cp", tmp_path, "Pool", job.directory / "go")
