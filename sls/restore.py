@@ -167,9 +167,13 @@ class _Restore:
 
     def _open_files(self) -> None:
         states = {state.record: state for state in PROCESS_STATES}
+        thread_states = {state.record: state for state in THREAD_STATES}
         for process in self._living:
             for state in process.states:
                 states[type(state)].prepare(self._ctx, state)
+            for thread in process.threads:
+                for one in thread.states:
+                    thread_states[type(one)].prepare(self._ctx, one)
         own_pidfd = self._ctx.opened(os.pidfd_open(os.getpid()))
         self._own_pidfd = self._ctx.inheritable(own_pidfd)
         self._open_those(is_late=False)

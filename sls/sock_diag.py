@@ -81,6 +81,47 @@ def unix_socket(inode: int) -> UnixState:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"socket:[{inode}]")
 
 
+class PacketMembership(NamedTuple):
+    """struct packet_diag_mclist: `device` by its index, `kind` a PACKET_MR_ constant."""
+
+    device: int
+    times: int
+    kind: int
+    address: bytes
+
+
+class PacketState(NamedTuple):
+    """One packet(7) socket."""
+
+    memberships: tuple[PacketMembership, ...]
+    has_ring: bool
+
+
+_PACKET_MESSAGE = struct.Struct("=BBHIII")
+_PACKET_MEMBERSHIPS, _PACKET_RX_RING, _PACKET_TX_RING = 1, 2, 3
+_PACKET_SHOW: Final = 0x2 | 0x4  # memberships, rings
+_MEMBERSHIP = struct.Struct("=IIHH32s")
+
+
+def packet_socket(inode: int) -> PacketState:
+    """The packet socket of that inode number. OSError: ENOENT when there is none, or the kernel does not tell."""
+    request = struct.pack(
+        "=BBHIIII", socket.AF_PACKET, 0, 0, inode, _PACKET_SHOW, _NO_COOKIE, _NO_COOKIE
+    )
+    for payload in list(_ask(_SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, request)):
+        if _PACKET_MESSAGE.unpack_from(payload)[3] == inode:
+            found = _attributes(payload[_PACKET_MESSAGE.size :])
+            members = _MEMBERSHIP.iter_unpack(found.get(_PACKET_MEMBERSHIPS, b""))
+            return PacketState(
+                tuple(
+                    PacketMembership(device, times, kind, address[:length])
+                    for device, times, kind, length, address in members
+                ),
+                _PACKET_RX_RING in found or _PACKET_TX_RING in found,
+            )
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"socket:[{inode}]")
+
+
 def tcp_sockets(family: int, local_port: int) -> list[InetState]:
     """Every TCP socket of `family` on a local port, in any state, those in TIME_WAIT included."""
     identity = struct.pack(">HH", local_port, 0) + bytes(36) + b"\xff" * 8

@@ -43,6 +43,7 @@ from sls.resources.memory import Memory, MemoryRecord, VmaKind, VmaRecord
 from sls.resources.namespaces import Namespaces, NamespacesRecord
 from sls.resources.netlink_socket import NetlinkSocket, NetlinkSocketRecord
 from sls.resources.other_socket import OtherSocket, OtherSocketRecord
+from sls.resources.packet_socket import PacketSocket, PacketSocketRecord
 from sls.resources.pidfd import Pidfd, PidfdRecord
 from sls.resources.pipe import Pipe, PipeRecord
 from sls.resources.posix_timer import PosixTimers, PosixTimersRecord
@@ -82,6 +83,7 @@ from sls.resources.tty import (
     TtyRecord,
 )
 from sls.resources.unix.socket import UnixSocket, UnixSocketRecord
+from sls.resources.uts_namespace import UtsNamespace, UtsNamespaceRecord
 
 PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     Namespaces(),
@@ -102,6 +104,7 @@ PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
 THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (
     Thread(),
     ThreadSignals(),
+    UtsNamespace(),
     Seccomp(),
     Credentials(),
 )
@@ -124,6 +127,7 @@ FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
     UnixSocket(),
     NetlinkSocket(),
     RawSocket(),
+    PacketSocket(),
     OtherSocket(),  # behind every kind of socket
     Epoll(),  # last: what it watches is set up by then
 )
@@ -144,7 +148,9 @@ AnyProcessRecord = (
     | SysvQueuesRecord
     | PosixTimersRecord
 )
-AnyThreadRecord = ThreadStateRecord | ThreadSignalsRecord | SeccompRecord | CredentialsRecord
+AnyThreadRecord = (
+    ThreadStateRecord | ThreadSignalsRecord | UtsNamespaceRecord | SeccompRecord | CredentialsRecord
+)
 AnyFileRecord = (
     RegularRecord
     | MemfdRecord
@@ -163,6 +169,7 @@ AnyFileRecord = (
     | UnixSocketRecord
     | NetlinkSocketRecord
     | RawSocketRecord
+    | PacketSocketRecord
     | OtherSocketRecord
     | EpollRecord
 )

@@ -448,6 +448,9 @@ class ThreadState(Generic[H]):
     stage: Stage
     record: type[H]
 
+    def prepare(self, ctx: RestoreContext, record: H) -> None:
+        """Before any process is made: open what it is to inherit (`ctx.inheritable`). Nothing by default."""
+
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
     ) -> Remote[H]:

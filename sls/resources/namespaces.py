@@ -1,4 +1,7 @@
-"""Namespaces (namespaces(7)): those of the restorer come back; a process with its own is refused by name."""
+"""Namespaces (namespaces(7)): those of the restorer come back; a process with its own is refused by name.
+
+Each for a reason of its own (`_REASONS`). UTS namespaces are kept (`uts_namespace`).
+"""
 
 import os
 from collections.abc import Iterable
@@ -30,8 +33,8 @@ class Namespaces(ProcessState[NamespacesRecord]):
 
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[NamespacesRecord]:
         yield from ()
-        own = _links(os.getpid(), proc.NAMESPACES)
-        _compare(process, own, _links(process.tid, proc.NAMESPACES))
+        own = ctx.once("own namespaces", lambda: _links(os.getpid(), _REASONS))
+        _compare(process, own, _links(process.tid, _REASONS))
         for tid in process.frozen.threads:
             if tid != process.tid:
                 _compare(process, own, _links(tid, _OF_THREADS))
@@ -43,7 +46,19 @@ class Namespaces(ProcessState[NamespacesRecord]):
         yield from ()
 
 
-_OF_THREADS: Final = ("mnt", "net", "ipc", "uts")  # those that a thread may leave alone
+_OF_THREADS: Final = ("mnt", "net", "ipc")  # those that a thread may leave alone
+_LATER: Final = "its children to come would be in it; let the one that unshared it end"
+_REASONS: Final = {
+    "mnt": "its mounts cannot be made again from outside; run it on the machine's mounts",
+    "net": "its devices, addresses and routes cannot be made again; run it on the machine's network",
+    "ipc": "its System V objects and message queues are seen from inside only; run it without",
+    "user": "its ids and rights mean something else outside; run it without",
+    "pid": "its process numbers are others than those seen here; checkpoint it from within",
+    "cgroup": "its view of control groups cannot be made again; run it without",
+    "time": "its clocks are shifted, and only a new process can be put there; run it without",
+    "pid_for_children": _LATER,
+    "time_for_children": _LATER,
+}
 
 
 def _links(tid: int, names: Iterable[str]) -> dict[str, bytes]:
@@ -63,5 +78,5 @@ def _compare(process: CapturedProcess, own: dict[str, bytes], theirs: dict[str, 
     for name, link in theirs.items():
         if link != own[name]:
             raise process.unsupported(
-                "namespaces", f"a {name} namespace of its own is not supported"
+                "namespaces", f"a {name} namespace of its own: {_REASONS[name]}"
             )

@@ -1,4 +1,5 @@
-"""Socket options: what getsockopt(2) reads and setsockopt(2) takes, of socket(7), ip(7), ipv6(7), tcp(7) and udp(7).
+"""Socket options: what getsockopt(2) reads and setsockopt(2) takes, of socket(7), ip(7), ipv6(7), tcp(7), udp(7),
+netlink(7) and packet(7).
 
 Not a resource of its own: part of the record of each kind of socket. An option is kept, and set, only where the socket
 differs from a fresh one, so what the program never touched follows the machine's defaults.
@@ -18,6 +19,7 @@ from sls.resources.base import CaptureContext, OpenFile, Record, RestoreContext
 
 _SOL_UDP: Final = 17
 _SOL_NETLINK: Final = 270
+_SOL_PACKET: Final = 263
 _INT: Final = 4
 _TIMEVAL: Final = 16
 _SO_SNDBUF, _SO_RCVBUF, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 7, 8, 32, 33
@@ -139,6 +141,8 @@ _TCP_UNCONNECTED: Final = (
 )
 _UDP: Final = tuple((number, _INT) for number in (1, 100, 101, 102, 103, 104))
 _NETLINK: Final = tuple((number, _INT) for number in (3, 4, 5, 8, 10, 11, 12))
+# AUXDATA, ORIGDEV, VERSION, RESERVE, LOSS, VNET_HDR, TIMESTAMP, TX_HAS_OFF, QDISC_BYPASS, IGNORE_OUTGOING
+_PACKET: Final = tuple((number, _INT) for number in (8, 9, 10, 12, 14, 15, 17, 19, 20, 23))
 _PRIORITY: Final = ((12, _INT),)  # SO_PRIORITY
 
 
@@ -213,6 +217,8 @@ def _table(kind: SocketKind, is_connected: bool) -> tuple[tuple[int, int, int], 
             groups.append((_SOL_UDP, _UDP))
     if kind.domain == socket.AF_NETLINK:
         groups.append((_SOL_NETLINK, _NETLINK))
+    if kind.domain == socket.AF_PACKET:
+        groups.append((_SOL_PACKET, _PACKET))
     groups.append((socket.SOL_SOCKET, _PRIORITY))
     return tuple((level, number, size) for level, options in groups for number, size in options)
 

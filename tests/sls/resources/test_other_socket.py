@@ -7,7 +7,6 @@ import pytest
 from tests.sls.conftest import Refused
 
 CASES = [
-    (socket.AF_PACKET, socket.SOCK_RAW, 0, "AF_PACKET"),
     (socket.AF_VSOCK, socket.SOCK_STREAM, 0, "AF_VSOCK"),
     (socket.AF_ALG, socket.SOCK_SEQPACKET, 0, "AF_ALG"),
     (socket.AF_INET, socket.SOCK_STREAM, 262, "MPTCP"),
