@@ -2,9 +2,12 @@
 cycles of checkpoint, SIGKILL and restore. Everything that it speaks to is inside its tree.
 """
 
+import errno
+import random
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -74,3 +77,59 @@ def test_x27_node(job: Job) -> None:
 def test_x27_java(job: Job, tmp_path: Path) -> None:
     subprocess.run(["javac", "-d", str(tmp_path), PROGRAMS / "Pool.java"], check=True)
     works_on(job, "java", "-cp", tmp_path, "Pool", job.directory / "go")
+
+
+# --- a compressor, a debugger -----------------------------------------------------------------
+
+
+@needs("xz")
+def test_x27_xz_with_threads(job: Job) -> None:
+    """What it writes is what it writes undisturbed, to the byte."""
+    words = random.Random(27)
+    text = b"".join(b"%d %x\n" % (number, words.getrandbits(64)) for number in range(200_000))
+    (job.directory / "text").write_bytes(text)
+    command = ["xz", "-T2", "--block-size=256KiB", "-6", "-k", "-c", str(job.directory / "text")]
+    undisturbed = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    packed = job.directory / "text.xz"
+    with packed.open("wb") as output:
+        job.start(*command, stdout=output.fileno())
+    for cycle in range(CYCLES):
+        wanted = len(undisturbed) * (cycle + 1) // (CYCLES + 2)
+        job.wait_for(partial(has_size, packed, wanted), f"{wanted} bytes")
+        job.checkpoint()
+        job.kill()
+        job.restore()
+    job.wait_for(lambda: job.status()["exits"], "its end")
+    assert job.wait_end() == 0
+    assert packed.read_bytes() == undisturbed
+
+
+def has_size(file: Path, size: int) -> bool:
+    return file.stat().st_size >= size
+
+
+@needs("gdb")
+def test_x26_gdb_and_its_inferior_are_refused(job: Job) -> None:
+    """Neither notices."""
+    go = job.directory / "go"
+    program = f"echo $$; while ! [ -e {go} ]; do :; done; exit 7"
+    job.start(
+        "gdb",
+        "-q",
+        "-batch",
+        "-ex",
+        "run",
+        "-ex",
+        "print $_exitcode",
+        "--args",
+        "sh",
+        "-c",
+        program,
+    )
+    job.wait_for(lambda: any(line.isdigit() for line in job.lines()), "the inferior")
+    code, reason = job.refusal("checkpoint", "")
+    inferior = next(int(line) for line in job.lines() if line.isdigit())
+    assert (code, f"pid {inferior} is traced by pid {job.pid}" in reason) == (errno.EBUSY, True)
+    go.touch()
+    assert job.wait_end() == 0
+    assert job.lines()[-1] == "$1 = 7"
