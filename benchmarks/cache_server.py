@@ -4,11 +4,13 @@
 the original system lost with a cache server at the same periods.
 """
 
+import json
 import socket
+import statistics
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,12 +87,15 @@ def rows(
 ) -> Iterator[str]:
     """A table: throughput and latency without, and at each period."""
     program = build(PROGRAMS / "load.c", directory)
-    yield f"\n| redis, {keys:,} keys | requests/s | lost | bar | met | ms: p50 / p99 / max | generations |"
-    yield "|---|---|---|---|---|---|---|"
+    yield (
+        f"\n| redis, {keys:,} keys | requests/s | lost | bar | met | ms: p50 / p99 / max | kept "
+        "| stop, ms | pages |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
     with server(directory, keys) as (pid, port):
         load(program, port, keys, 1)
         before = load(program, port, keys, seconds)
-        yield f"| without | {before.rate:,.0f} | | | | {_latency(before)} | |"
+        yield f"| without | {before.rate:,.0f} | | | | {_latency(before)} | | | |"
         partition = partitions / "1"
         partition.mkdir()
         (partition / "attach").write_text(f"{pid}")
@@ -101,7 +106,7 @@ def rows(
             load(program, port, keys, 1)
             first = int((partition / "checkpoint").read_text())
             kept = load(program, port, keys, seconds)
-            count = int((partition / "checkpoint").read_text()) - first
+            last = int((partition / "checkpoint").read_text())
             (partition / "period").write_text("0")
             time.sleep(1)
             after = load(program, port, keys, seconds)
@@ -110,9 +115,9 @@ def rows(
             yield (
                 f"| period {period_ms} ms | {kept.rate:,.0f} | {lost:.0%} | {f'≤ {bar:.0%}' if bar else ''} "
                 f"| {'' if bar is None else 'yes' if lost <= bar else 'no'} | {_latency(kept)} "
-                f"| {count} of {seconds * 1000 / period_ms:.0f} |"
+                f"| {last - first} of {seconds * 1000 / period_ms:.0f} {_stops(partition, first + 1, last)}"
             )
-            yield f"| without, again | {after.rate:,.0f} | | | | {_latency(after)} | |"
+            yield f"| without, again | {after.rate:,.0f} | | | | {_latency(after)} | | | |"
             before = after
         (partition / "detach").write_text(f"{pid}")
         partition.rmdir()
@@ -120,3 +125,17 @@ def rows(
 
 def _latency(one: Load) -> str:
     return f"{one.p50_us / 1e3:.2f} / {one.p99_us / 1e3:.2f} / {one.max_us / 1e3:.1f}"
+
+
+def _stops(partition: Path, first: int, last: int) -> str:
+    """Cells with the stop times of the generations kept, and the pages of one."""
+    notes = []
+    for epoch in range(first, last + 1):
+        with suppress(FileNotFoundError):  # no longer retained
+            info = json.loads((partition / "generations" / f"{epoch}" / "info").read_text())
+            notes.append(info["captured"])
+    if not notes:
+        return "| | |"
+    stops = sorted(note["stop_ns"] / 1e6 for note in notes)
+    pages = statistics.median(note["pages"] for note in notes)
+    return f"| {stops[len(stops) // 2]:.1f} / {stops[len(stops) * 99 // 100]:.1f} | {pages:.0f} |"

@@ -1,6 +1,6 @@
 """The floor of a stop: its system calls, recorded from the tracer at work, made again by a C program.
 
-strace(1) watches a tracer for a second. What lies between the first call that stops a task and the last that lets one
+strace(1) watches a tracer for some stops. What lies between the first call that stops a task and the last that lets one
 go is a stop; the one of median length becomes a script for programs/floor.c. The calls that the tracer has its tasks
 make are taken from the arenas, which stay in the tasks when the tracer is killed.
 """
@@ -30,6 +30,8 @@ _FD = re.compile(r"(\d+)(?:<([^>]*)>)?")
 _STOPS = ("PTRACE_SEIZE", "PTRACE_INTERRUPT")
 _ENDS = ("PTRACE_DETACH", "PTRACE_CONT")
 _FLAGS = {"O_RDONLY": 0, "O_WRONLY": 1, "O_RDWR": 2, "O_DIRECTORY": 0o200000, "O_PATH": 0o10000000}
+_STOPS_WANTED = 8
+_MOST_S = 10.0
 _TABLE = 4096 + 0x100
 
 
@@ -50,12 +52,16 @@ class Traced(NamedTuple):
         return int(found[1], 0) if found else 0
 
 
-def stop_of(worker: int, directory: Path, seconds: float = 1.0) -> list[Traced]:
-    """The calls of the median stop among those that the tracer makes in so many seconds."""
+def stop_of(worker: int, directory: Path) -> list[Traced]:
+    """The calls of the median stop among a few that the tracer makes."""
     path = directory / "tracer.strace"
     command = ["strace", "-y", "-s", "64", "-ttt", "-o", str(path), "-p", str(worker)]
     watcher = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    time.sleep(seconds)
+    deadline = time.monotonic() + _MOST_S
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        if path.exists() and path.read_bytes().count(b" sendmsg(") > _STOPS_WANTED:
+            break
     watcher.send_signal(signal.SIGINT)
     watcher.wait()
     stops, calls = [], []

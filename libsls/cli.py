@@ -527,6 +527,13 @@ def ls(oid: int, as_json: bool) -> None:
 
 
 @slsctl.command()
+@oid_option
+def trace(oid: int) -> None:
+    """Print the stages of the last checkpoints as a trace: open it in ui.perfetto.dev or chrome://tracing."""
+    click.echo(Partition(oid).trace(), nl=False)
+
+
+@slsctl.command()
 @click.option("-o", "--oid", type=OID, help="A partition; without it, the mount.")
 @json_option
 def status(oid: int | None, as_json: bool) -> None:

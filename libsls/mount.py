@@ -259,6 +259,10 @@ class Partition:
         """The partition's `stats`."""
         return _load(self.read(File.STATS))
 
+    def trace(self) -> bytes:
+        """The stages of the last checkpoints: JSON trace events."""
+        return self.read(File.TRACE)
+
 
 def _load(data: bytes) -> dict[str, Any]:
     value = json.loads(data)

@@ -47,6 +47,7 @@ class File(StrEnum):
     RETAIN = "retain"
     STATUS = "status"
     STATS = "stats"
+    TRACE = "trace"
     LOG = "log"
 
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from slos.store import Store
 from sls.filetree import FileTree
@@ -23,7 +23,7 @@ from sls.requests import (
 class LivePartition(Protocol):
     """A group of live processes. Synchronous and thread-safe.
 
-    `members`, `status` and `statistics` never wait for a capture. Errors are SlsError and SlosError.
+    `members`, `status`, `statistics` and `timeline` never wait for a capture. Errors are SlsError and SlosError.
     `files` is the tree that its checkpoints keep and its restores roll back.
     """
 
@@ -52,6 +52,10 @@ class LivePartition(Protocol):
     def status(self) -> PartitionStatus: ...
 
     def statistics(self) -> PartitionStatistics: ...
+
+    def timeline(self) -> dict[str, Any]:
+        """The last checkpoints as a trace viewer reads them: JSON values."""
+        ...
 
     def close(self) -> None: ...
 

@@ -209,6 +209,10 @@ def _read_statistics(entry: Entry) -> bytes:
     return to_json(msgspec.to_builtins(entry.partition.statistics()))
 
 
+def _read_timeline(entry: Entry) -> bytes:
+    return msgspec.json.encode(entry.partition.timeline()) + b"\n"
+
+
 def _read_log(entry: Entry) -> bytes:
     return entry.journal.read(0, entry.journal.size())
 
@@ -229,5 +233,6 @@ VERBS: Final[dict[File, Verb]] = {
     File.RETAIN: Verb(_read_retention, protocol.parse_retain, _retain),
     File.STATUS: Verb(_read_status),
     File.STATS: Verb(_read_statistics),
+    File.TRACE: Verb(_read_timeline),
     File.LOG: Verb(_read_log),
 }

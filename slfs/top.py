@@ -39,6 +39,7 @@ In partitions/N/:
     retain      how many generations to keep, 0 for all; or by age: 1s:60 1m:60 1h:24
     status stats log
                 JSON, JSON, one line an event; errors with their reason
+    trace       JSON: the stages of the last checkpoints, for ui.perfetto.dev
     generations/N/
                 a generation as files; rmdir deletes it; latest is the newest
                 diff: what changed since the one before; generations/A..B: between two

@@ -8,6 +8,7 @@ are not used again, so that what it may have left behind it never reads as a suc
 """
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from threading import Condition
 
@@ -25,6 +26,7 @@ from slos.format import (
 )
 
 _PADDING = bytes(HEADER_BYTES)
+_KEPT_SYNCS = 1024  # of which the time is remembered
 
 
 class Log:
@@ -43,6 +45,7 @@ class Log:
         self.lsn = 1
         self.written_lsn = 0
         self.durable_lsn = 0
+        self._syncs: deque[tuple[int, int]] = deque(maxlen=_KEPT_SYNCS)  # (LSN, when)
         self.records = 0
         self.failure: SlosError | None = None
         self._next_epoch = mounts << 32
@@ -259,7 +262,20 @@ class Log:
                 self.failure = self.failure or failure
                 if failure is None:
                     self.durable_lsn = max(self.durable_lsn, target)
+                    self._syncs.append((target, time.monotonic_ns()))
                 self._condition.notify_all()
+
+    def durable_since_ns(self, lsn: int) -> int | None:
+        """When records up to `lsn` became durable, by CLOCK_MONOTONIC; None: not yet; 0: long ago."""
+        with self._condition:
+            if self.durable_lsn < lsn:
+                return None
+            found = 0
+            for target, time_ns in reversed(self._syncs):
+                if target < lsn:
+                    return found
+                found = time_ns
+            return 0 if len(self._syncs) == self._syncs.maxlen else found
 
     def read_record(self, offset: int, size_hint: int) -> tuple[Header, memoryview] | None:
         """The record at an offset, verified, or None where its bytes are wrong."""

@@ -119,11 +119,12 @@ def _edges(offset: int, end: int) -> list[tuple[int, int]]:
 
 
 class _Generation:
-    __slots__ = ("info", "objects")
+    __slots__ = ("committed_ns", "info", "objects")
 
     def __init__(self, info: GenerationInfo, objects: dict[int, _Object]):
         self.info = info
         self.objects = objects
+        self.committed_ns = time.monotonic_ns()
 
 
 class _Partition:
@@ -383,6 +384,13 @@ class MemoryStore:
 
     def durable(self, oid: int) -> int:
         return self.newest(oid) or 0
+
+    def durable_since_ns(self, oid: int, epoch: int) -> int | None:
+        try:
+            with self._lock:
+                return self._generation(oid, epoch).committed_ns
+        except ObjectNotFoundError:
+            return 0
 
     def sync(self) -> None:
         """Nothing to wait for."""

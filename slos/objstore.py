@@ -18,7 +18,7 @@ from slos import lifecycle, retention
 from slos.catalog import Generation
 from slos.core import Core
 from slos.device import Device
-from slos.errors import InvalidRequestError, ObjectExistsError
+from slos.errors import InvalidRequestError, ObjectExistsError, ObjectNotFoundError
 from slos.format import DEFAULT_SEGMENT_BYTES, SIZE_PAGE, Array
 from slos.maintenance import Maintenance
 from slos.request import (
@@ -361,6 +361,14 @@ class ObjectStore:
                 if generation.lsn <= durable:
                     return generation.record.epoch
             return 0
+
+    def durable_since_ns(self, oid: int, epoch: int) -> int | None:
+        try:
+            with self._core.lock:
+                lsn = self._core.catalog.generation(oid, epoch).lsn
+        except ObjectNotFoundError:
+            return 0
+        return self._core.log.durable_since_ns(lsn)
 
     def sync(self) -> None:
         """Wait until everything committed is durable."""

@@ -190,6 +190,9 @@ class Store(Protocol):
     def durable(self, oid: int) -> int:
         """The newest durable epoch; 0 where there is none."""
 
+    def durable_since_ns(self, oid: int, epoch: int) -> int | None:
+        """When a generation became durable, by CLOCK_MONOTONIC; None: not yet. 0: it is gone, or that was long ago."""
+
     def sync(self) -> None:
         """Wait until everything committed is durable."""
 

@@ -137,9 +137,10 @@ class Tracer:
         if buffer is None:
             buffer = self.buffer
             buffer.clear()
+        clock = _Stages()
         pids = list(members())
         self._look_ahead(pids, full=full)
-        clock = _Stages()
+        clock.lap("ahead")
         early = _Early(self, buffer, self._sleepers)
         early.copy([pid for pid in pids if full or not self._is_tracked(pid)])
         clock.lap("early")

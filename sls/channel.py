@@ -92,7 +92,10 @@ class CapturedBytes(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Captured(Message, frozen=True, tag="captured"):
-    """A capture; its bytes are in the memfd beside the message until Release. serial < 0: a periodic one."""
+    """A capture; its bytes are in the memfd beside the message until Release. serial < 0: a periodic one.
+
+    `started_ns`: when it began, by CLOCK_MONOTONIC; `stages_ns`: what followed, in order.
+    """
 
     serial: int
     base: int  # serial of the capture that a delta builds on, 0 for a full one

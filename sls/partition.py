@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -30,11 +29,11 @@ from sls.requests import (
     Mode,
     PartitionStatistics,
     PartitionStatus,
-    Percentiles,
     RestoreOutcome,
     RestoreRequest,
     Settings,
 )
+from sls.times import Times, timeline
 from sls.tracing import Committed, Listener, Tracing
 from sls.worker import family
 
@@ -52,7 +51,6 @@ __all__ = [
     "Settings",
 ]
 
-_KEPT_TIMES: Final = 1000
 _KILL_WAIT_S: Final = 5.0
 
 _NO_PROCESSES: Final = Image(time_ns=0, boot_id="", kernel="", processes=(), files=())
@@ -84,7 +82,7 @@ class Partition(Listener):
         self._last_error = ""
         self._last_restore: LastRestore | None = None
         self._exits: dict[int, int] = {}
-        self._times = _Times()
+        self._times = Times(lambda epoch: store.durable_since_ns(oid, epoch))
 
     # --- members ---
 
@@ -210,7 +208,7 @@ class Partition(Listener):
 
     def committed(self, done: Committed) -> None:
         captured = done.captured
-        self._times.add(done)
+        self._times.add(done.times, captured.missed)
         self._let_go()
         text = (
             f"generation {done.epoch}: {len(captured.pids)} processes, {captured.pages} pages, "
@@ -247,7 +245,7 @@ class Partition(Listener):
                 self._store.thin(self.oid, settings.thin, keep)
 
     def failed(self, reason: str, *, has_ended: bool) -> None:
-        self._times.failed += 1
+        self._times.fail()
         if has_ended:
             self._is_continuous = False
             self._state = "idle"
@@ -431,6 +429,10 @@ class Partition(Listener):
         """Counters and times since this partition was opened."""
         return self._times.statistics()
 
+    def timeline(self) -> dict[str, Any]:
+        """The stages of the last checkpoints, as a trace viewer reads them: JSON values."""
+        return timeline(self.oid, self._times.last())
+
     def _noting(self, verb: str) -> "_Noting":
         return _Noting(self, verb)
 
@@ -441,7 +443,7 @@ class Partition(Listener):
     def refused(self, verb: str, error: BaseException) -> None:
         """A request ended with `error`: count and log it."""
         if verb == "checkpoint":
-            self._times.failed += 1
+            self._times.fail()
         self._fail(f"{verb}: {error}")
 
     def _fail(self, reason: str) -> None:
@@ -466,51 +468,6 @@ class _Noting:
         self._partition.rest()
         if error is not None:
             self._partition.refused(self._verb, error)
-
-
-class _Times:
-    """The last times of each stage, and counters."""
-
-    def __init__(self) -> None:
-        self.failed = 0
-        self._checkpoints = 0
-        self._missed = 0
-        self._pages = 0
-        self._stop: deque[int] = deque(maxlen=_KEPT_TIMES)
-        self._total: deque[int] = deque(maxlen=_KEPT_TIMES)
-        self._stages: dict[str, deque[int]] = {}
-
-    def add(self, done: Committed) -> None:
-        captured = done.captured
-        self._checkpoints += 1
-        self._missed = max(self._missed, captured.missed)
-        self._pages += captured.pages
-        self._stop.append(captured.stop_ns)
-        self._total.append(done.total_ns)
-        for name, value in captured.stages_ns.items():
-            self._stages.setdefault(name, deque(maxlen=_KEPT_TIMES)).append(value)
-
-    def statistics(self) -> PartitionStatistics:
-        return PartitionStatistics(
-            checkpoints=self._checkpoints,
-            failed=self.failed,
-            missed=self._missed,
-            stop_ns=_percentiles(self._stop),
-            total_ns=_percentiles(self._total),
-            stages_ns={name: _percentiles(values) for name, values in list(self._stages.items())},
-            pages=self._pages,
-            bytes_copied=self._pages * syscalls.PAGE_BYTES,
-        )
-
-
-def _percentiles(values: Sequence[int]) -> Percentiles:
-    ordered = sorted(values)
-    if not ordered:
-        return Percentiles()
-    p50, p90, p99 = (
-        ordered[min(len(ordered) - 1, len(ordered) * share // 100)] for share in (50, 90, 99)
-    )
-    return Percentiles(p50, p90, p99, ordered[-1])
 
 
 def _holder_of(member: MemberId) -> int | None:

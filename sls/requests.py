@@ -97,7 +97,7 @@ class PartitionStatus(msgspec.Struct, frozen=True):
 
 
 class Percentiles(msgspec.Struct, frozen=True):
-    """Of the last 1,000 values, in nanoseconds."""
+    """Of the last 1,000 checkpoints; zeros when there is none."""
 
     p50: int = 0
     p90: int = 0
@@ -106,13 +106,19 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 class PartitionStatistics(msgspec.Struct, frozen=True):
-    """Counters since the partition was opened, and the last checkpoints' times."""
+    """Counters since the partition was opened, and percentiles of the last checkpoints.
+
+    `missed`: periods without a checkpoint. `stop_ns`: the members stood still. `total_ns`: from the start of the
+    capture until the generation existed; `lag_ns`: until it was durable. `pages_each`: pages copied in one checkpoint.
+    """
 
     checkpoints: int
     failed: int
     missed: int
     stop_ns: Percentiles
     total_ns: Percentiles
+    lag_ns: Percentiles
     stages_ns: dict[str, Percentiles]
+    pages_each: Percentiles
     pages: int
     bytes_copied: int

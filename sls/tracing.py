@@ -40,6 +40,7 @@ from sls.errors import BaseDeletedError, WorkerError, rebuilt
 from sls.filetree import FileTree, Gate
 from sls.image import MANIFEST_OBJECT
 from sls.syscalls import PAGE_BYTES
+from sls.times import Checkpoint
 
 
 class Committed(NamedTuple):
@@ -47,7 +48,12 @@ class Committed(NamedTuple):
 
     epoch: int
     captured: Captured
-    total_ns: int
+    times: Checkpoint
+
+    @property
+    def total_ns(self) -> int:
+        """From the start of the capture until the generation existed."""
+        return self.times.committed_ns - self.times.started_ns
 
 
 class Listener:
@@ -233,6 +239,7 @@ class Tracing:
             return
 
     def _store_capture(self, captured: Captured, buffer_fd: int) -> Committed:
+        received_ns = time.monotonic_ns()
         parent = None
         if captured.base:
             serial, parent = self._last
@@ -256,7 +263,7 @@ class Tracing:
                 info = transaction.commit(wait=False, name=name, note=_note(captured, files))
         self._last = (captured.serial, info.epoch)
         self._base_was_deleted = False
-        return Committed(info.epoch, captured, time.time_ns() - captured.started_ns)
+        return Committed(info.epoch, captured, _times(info.epoch, captured, received_ns))
 
     def delete_generation(self, epoch: int) -> None:
         """Delete a generation; a delta that would build on it is full instead. Raises SlosError."""
@@ -336,10 +343,28 @@ class CaptureNote(msgspec.Struct, frozen=True):
     files: int = 0
 
 
+def _times(epoch: int, captured: Captured, received_ns: int) -> Checkpoint:
+    return Checkpoint(
+        epoch=epoch,
+        kind=_kind(captured),
+        started_ns=captured.started_ns,
+        stop_ns=captured.stop_ns,
+        stages_ns=captured.stages_ns,
+        received_ns=received_ns,
+        committed_ns=time.monotonic_ns(),
+        processes=len(captured.pids),
+        pages=captured.pages,
+    )
+
+
+def _kind(captured: Captured) -> str:
+    return "delta" if captured.base else "full"
+
+
 def _note(captured: Captured, files: int) -> bytes:
     return msgspec.json.encode(
         CaptureNote(
-            kind="delta" if captured.base else "full",
+            kind=_kind(captured),
             processes=len(captured.pids),
             pages=captured.pages,
             stop_ns=captured.stop_ns,

@@ -259,7 +259,7 @@ class Worker:
             is_served = self._serve_aside(self._channel.receive()[0])
             assert is_served, "one request is made at a time"
         buffer = self._free.pop()
-        started_ns = time.time_ns()
+        started_ns = time.monotonic_ns()
         try:
             capture = self._tracer.capture(
                 lambda: family(members),

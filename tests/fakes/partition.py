@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from slos.store import Store
 from sls.errors import PartitionStateError
@@ -137,10 +138,15 @@ class FakePartition:
             missed=0,
             stop_ns=Percentiles(),
             total_ns=Percentiles(),
+            lag_ns=Percentiles(),
             stages_ns={},
+            pages_each=Percentiles(),
             pages=0,
             bytes_copied=0,
         )
+
+    def timeline(self) -> dict[str, Any]:
+        return {"displayTimeUnit": "ms", "traceEvents": []}
 
     def close(self) -> None:
         self._members = ()

@@ -1,6 +1,7 @@
 """The store in memory does what the store in a file does."""
 
 import random
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,10 @@ def test_both_stores_answer_alike(tmp_path: Path) -> None:
         assert store.generation(1, 120).name == "last"
         assert store.wait_durable(1, 120)
         assert (store.newest(1), store.durable(1)) == (120, 120)
+        since_ns = store.durable_since_ns(1, 120)
+        assert since_ns is not None
+        assert 0 < since_ns <= time.monotonic_ns()
+        assert store.durable_since_ns(1, 1) == 0  # it is gone
         store.set_properties(1, b"q")
         assert store.properties(1) == b"q"
         assert store.statistics().generations == 12
