@@ -217,7 +217,9 @@ class RootDirectory(Directory):
         self._partitions = PartitionsDirectory(registry, parts)
 
     def attributes(self) -> Attributes:
-        return Attributes(mode=stat.S_IFDIR | 0o755, links=3, time_ns=self._registry.started_ns)
+        return Attributes(
+            mode=stat.S_IFDIR | 0o755, links=3, time_ns=self._registry.started_ns, is_lasting=True
+        )
 
     def names(self) -> Sequence[bytes]:
         return [*(name.encode() for name in self._files), protocol.PARTITIONS.encode()]
@@ -247,6 +249,7 @@ class PartitionsDirectory(Directory):
             mode=stat.S_IFDIR | stat.S_ISVTX | 0o777,
             links=2 + len(self._registry.oids()),
             time_ns=self._registry.started_ns,
+            is_lasting=True,  # partitions come and go by mkdir and rmdir here: the kernel knows
         )
 
     def names(self) -> Sequence[bytes]:
@@ -294,6 +297,7 @@ class PartitionDirectory(Directory):
             owner=self.entry.owner,
             links=3,
             time_ns=self.entry.properties.created_ns,
+            is_lasting=True,
         )
 
     def names(self) -> Sequence[bytes]:

@@ -4,6 +4,7 @@ Errors are MountError and SlosError, before anything is changed. Runs before the
 """
 
 import errno
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -34,7 +35,7 @@ def check_mountpoint(mountpoint: Path) -> None:
     """
     try:
         is_directory = mountpoint.is_dir()
-        mountpoint.stat()
+        os.statvfs(mountpoint)  # asks the daemon, where stat(2) may answer from what it once said
     except FileNotFoundError as error:
         raise MountError(f"{mountpoint} does not exist; make it first", errno.ENOENT) from error
     except OSError as error:

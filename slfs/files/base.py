@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from slfs.files.blocks import BLOCK_BYTES, Blocks, Written
 from slfs.files.cache import UNCUT, Pages
 from slfs.files.records import RECORD_BYTES, Inode, decode_inode
 from slos.errors import ObjectNotFoundError
@@ -27,13 +28,26 @@ POOLED: Final = 4
 PER_PAGE: Final = PAGE_BYTES // RECORD_BYTES
 
 
+class MissingBlockError(Exception):
+    """What is to be read has to be had from the store first."""
+
+    def __init__(self, object_id: int, number: int) -> None:
+        super().__init__(f"block {number} of object {object_id} is not here")
+        self.object_id = object_id
+        self.number = number
+
+
 class Base:
-    """Reads of one stream at one epoch. Thread-safe as the store is."""
+    """Reads of one stream at one epoch; what was read is kept for a while.
+
+    Guarded by its tree's lock, but for `fetch`.
+    """
 
     def __init__(self, store: Store, oid: int, epoch: int) -> None:
         self.store = store
         self.stream = oid | SIDE_STREAM
         self.epoch = epoch
+        self._blocks = Blocks()
 
     def _read(self, object_id: int, offset: int, length: int) -> bytes:
         if not self.epoch:
@@ -57,18 +71,82 @@ class Base:
         """The header's page."""
         return self._read(HEADER_OBJECT, 0, PAGE_BYTES)
 
-    def pages(self, ino: int, first: int, count: int) -> bytes:
-        """Pages of a file; what is not there is zeros."""
-        pooled = b""
+    def pages(
+        self, ino: int, first: int, count: int, *, only_here: bool = False
+    ) -> bytes | bytearray:
+        """Pages of a file; what is not there is zeros. `only_here`: MissingBlockError, not a wait."""
+        pooled: bytes | bytearray = b""
         if first < POOLED:
             take = min(count, POOLED - first)
             place = (ino * POOLED + first) * PAGE_BYTES
-            pooled = self._read(POOL_OBJECT, place, take * PAGE_BYTES)
+            pooled = self._kept(POOL_OBJECT, place, take * PAGE_BYTES, only_here)
             if take == count:
                 return pooled
             first, count = POOLED, count - take
-        rest = self._read(FILE_OBJECTS + ino, first * PAGE_BYTES, count * PAGE_BYTES)
+        object_id, start = FILE_OBJECTS + ino, first * PAGE_BYTES
+        rest = self._kept(object_id, start, count * PAGE_BYTES, only_here)
         return pooled + rest if pooled else rest
+
+    def _kept(self, object_id: int, offset: int, length: int, only_here: bool) -> bytes | bytearray:
+        number, start = divmod(offset, BLOCK_BYTES)
+        if start + length <= BLOCK_BYTES:
+            piece = self._block(object_id, number, only_here)[start : start + length]
+            return piece if len(piece) == length else piece.ljust(length, b"\0")
+        made = bytearray()
+        while length:
+            take = min(length, BLOCK_BYTES - start)
+            piece = self._block(object_id, number, only_here)[start : start + take]
+            made += piece if len(piece) == take else piece.ljust(take, b"\0")
+            number, start, length = number + 1, 0, length - take
+        return made
+
+    def _block(self, object_id: int, number: int, only_here: bool) -> bytearray:
+        if not self.epoch:
+            return bytearray()
+        found = self._blocks.find(object_id, number)
+        if found is None:
+            if only_here:
+                raise MissingBlockError(object_id, number)
+            epoch, (found,) = self.fetch(object_id, number, 1)
+            self.keep(epoch, object_id, number, [found])
+        return found
+
+    def has_block(self, object_id: int, number: int) -> bool:
+        """Whether a block is at hand."""
+        return self._blocks.find(object_id, number) is not None
+
+    def fetch(self, object_id: int, number: int, count: int) -> tuple[int, list[bytearray]]:
+        """Blocks from the store, with the epoch that they are of. Needs no lock."""
+        buffer = bytearray(count * BLOCK_BYTES)
+        epoch = self.epoch
+        try:
+            filled = self.store.read_into(
+                self.stream, epoch, object_id, number * BLOCK_BYTES, buffer
+            )
+        except ObjectNotFoundError as error:
+            if error.generation and not self._is_there():
+                raise
+            filled = 0
+        del buffer[filled:]
+        if count == 1:
+            return epoch, [buffer]
+        starts = range(0, count * BLOCK_BYTES, BLOCK_BYTES)
+        return epoch, [buffer[start : start + BLOCK_BYTES] for start in starts]
+
+    def keep(self, epoch: int, object_id: int, number: int, blocks: list[bytearray]) -> None:
+        """Keep what was fetched, unless a flush came between."""
+        if epoch == self.epoch:
+            for index, block in enumerate(blocks):
+                if not self.has_block(object_id, number + index):
+                    self._blocks.put(object_id, number + index, block)
+
+    def advance(self, epoch: int, batch: "Batch") -> None:
+        """The batch is in the store, as that epoch."""
+        self.epoch = epoch
+        for object_id, first in batch.cuts:
+            self._blocks.cut(object_id, first)
+        for object_id, written in batch.written:
+            self._blocks.patch(object_id, written)
 
     def inode_page(self, number: int) -> bytes:
         """One page of inode records."""
@@ -145,6 +223,9 @@ class Batch:
         self.inodes: list[Inode] = []  # whose content is being flushed
         self.contents: list[tuple[int, Pages, int]] = []
         self.removed: list[tuple[int, int]] = []  # (ino, pages that it may have)
+        # What `write` did: (object, from which page on nothing is left), (object, pages).
+        self.cuts: list[tuple[int, int]] = []
+        self.written: list[tuple[int, Written]] = []
 
     def write(self, transaction: Transaction) -> None:
         """Put everything into a transaction."""
@@ -152,38 +233,46 @@ class Batch:
         for ino, count in self.removed:
             pool.update(dict.fromkeys(_pool_pages(ino, count), bytes(PAGE_BYTES)))
             if count > POOLED:
-                _remove(transaction, FILE_OBJECTS + ino)
+                self._remove(transaction, FILE_OBJECTS + ino)
         for ino, pages, cut in self.contents:
-            _write_content(transaction, ino, pages, cut, pool)
-        _write_pages(transaction, POOL_OBJECT, pool)
+            self._write_content(transaction, ino, pages, cut, pool)
+        self._write_pages(transaction, POOL_OBJECT, pool)
         _write_pages(transaction, INODE_OBJECT, self.inode_pages)
         transaction.put(HEADER_OBJECT, self.header.ljust(PAGE_BYTES, b"\0"))
+
+    def _remove(self, transaction: Transaction, object_id: int) -> None:
+        self.cuts.append((object_id, 0))
+        try:
+            transaction.remove(object_id)
+        except ObjectNotFoundError:
+            return  # never written
+
+    def _write_content(
+        self, transaction: Transaction, ino: int, pages: Pages, cut: int, pool: Pages
+    ) -> None:
+        object_id = FILE_OBJECTS + ino
+        if cut != UNCUT:
+            if cut <= POOLED:
+                self._remove(transaction, object_id)
+            else:
+                self.cuts.append((object_id, cut))
+                transaction.truncate(object_id, cut * PAGE_BYTES)
+        rest: Pages = {}
+        for number, page in pages.items():
+            if number < POOLED:
+                pool[ino * POOLED + number] = page
+            else:
+                rest[number] = page
+        self._write_pages(transaction, object_id, rest)
+
+    def _write_pages(self, transaction: Transaction, object_id: int, pages: Pages) -> None:
+        if pages:
+            _write_pages(transaction, object_id, pages)
+            self.written.append((object_id, Written(pages)))
 
 
 def _pool_pages(ino: int, count: int) -> Iterable[int]:
     return range(ino * POOLED, ino * POOLED + min(count, POOLED))
-
-
-def _remove(transaction: Transaction, object_id: int) -> None:
-    try:
-        transaction.remove(object_id)
-    except ObjectNotFoundError:
-        return  # never written
-
-
-def _write_content(transaction: Transaction, ino: int, pages: Pages, cut: int, pool: Pages) -> None:
-    if cut != UNCUT:
-        if cut <= POOLED:
-            _remove(transaction, FILE_OBJECTS + ino)
-        else:
-            transaction.truncate(FILE_OBJECTS + ino, cut * PAGE_BYTES)
-    rest: Pages = {}
-    for number, page in pages.items():
-        if number < POOLED:
-            pool[ino * POOLED + number] = page
-        else:
-            rest[number] = page
-    _write_pages(transaction, FILE_OBJECTS + ino, rest)
 
 
 def _write_pages(transaction: Transaction, object_id: int, pages: Pages | dict[int, bytes]) -> None:

@@ -39,6 +39,14 @@ class Content:
                 return ZERO_PAGE
         return None
 
+    def find_all(self, first: int, end: int) -> list[bytes | bytearray] | None:
+        """Pages [first, end) where this layer has them all."""
+        pages = self.pages
+        try:
+            return [pages[number] for number in range(first, end)]
+        except KeyError:
+            return None
+
     @property
     def is_dirty(self) -> bool:
         return bool(self.pages) or self.cut != UNCUT

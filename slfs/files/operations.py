@@ -31,7 +31,9 @@ from pyfuse3 import (
 )
 
 from slfs.errors import EXPECTED_ERRORS, errno_of
+from slfs.files.base import MissingBlockError
 from slfs.files.flusher import Flusher
+from slfs.files.loader import WINDOW_BYTES, Loader
 from slfs.files.nodes import FIRST, INO_BITS, INO_MASK, LIVE, VIEW, Views
 from slfs.files.records import Inode
 from slfs.files.snapshot import LiveFiles
@@ -44,6 +46,7 @@ logger = logging.getLogger("slfs")
 LASTING_SECONDS: Final = 86400.0
 DIRTY_PAGES: Final = (96 << 20) // 4096  # a writer waits for a flush beyond this
 FLUSH_PAGES: Final = DIRTY_PAGES // 3
+LOADS: Final = 4  # tries of a read that flushes come between
 _DIRECTORY_HANDLE: Final = 1 << 62
 _UNPRIVILEGED: Final = 1 << 60  # in a file handle: its opener's writes take privileges away
 _FOR_BOTH: Final = 1 << 61  # opened for reading and writing: it may be mapped shared
@@ -97,10 +100,12 @@ class FileOperations:
         self._directories: dict[int, _OpenDirectory] = {}
         self._next_handle = _DIRECTORY_HANDLE
         self._flusher = Flusher(self._live)
+        self._loader = Loader()
 
     def close(self) -> None:
         """No request comes any more."""
         self._flusher.stop()
+        self._loader.stop()
 
     def count(self) -> int:
         """How many files there are in the live trees that are in use."""
@@ -111,11 +116,11 @@ class FileOperations:
     async def root_entry(self, node: FilesDirectory) -> EntryAttributes:
         """The reply for the directory `files`. Raises SlosError."""
         place = self._place(node)
-        tree, lock = await trio.to_thread.run_sync(self._tree, place)
+        if place & VIEW or not node.files.is_loaded:
+            await trio.to_thread.run_sync(self._tree, place)
+        tree, lock = self._tree(place)
         with lock:
-            entry = self._entry(place, tree, tree.get(tree.root))
-        entry.entry_timeout = 0  # another partition of that number may be here next time
-        return entry
+            return self._entry(place, tree, tree.get(tree.root))
 
     def _place(self, node: FilesDirectory) -> int:
         """What the inode numbers of a tree have in common."""
@@ -219,7 +224,7 @@ class FileOperations:
         tree, lock = self._tree(node)
         with lock:
             inode = tree.get(node & INO_MASK)
-            return tree.read(inode, 0, inode.size)
+            return bytes(tree.read(inode, 0, inode.size))
 
     def _make(
         self, parent: int, name: bytes, mode: int, ctx: RequestContext, **more: Any
@@ -396,17 +401,35 @@ class FileOperations:
         return self._opened(node, flags, ctx)
 
     @answers_errno
-    async def read(self, fh: int, offset: int, size: int) -> bytes:
+    async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray:
         node = fh & _NODE
-        tree, lock = self._tree(node)
-        with lock:
-            inode = tree.get(node & INO_MASK)
-            data = tree.read(inode, offset, size)
-            if not node & VIEW and inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns):
-                # As relatime and lazytime do, mount(8): kept when the inode changes otherwise.
-                inode.atime_ns = time.time_ns()
-                inode.reply = None
+        for _ in range(LOADS):
+            tree, lock = self._tree(node)
+            with lock:
+                inode = tree.get(node & INO_MASK)
+                try:
+                    data = tree.read(inode, offset, size, only_here=True)
+                except MissingBlockError as missing:
+                    where = (missing.object_id, missing.number)
+                else:
+                    self._was_read(node, inode)
+                    break
+            future = self._loader.load(tree.base, lock, *where)
+            await trio.to_thread.run_sync(future.result)
+        else:
+            tree, lock = self._tree(node)
+            with lock:
+                data = tree.read(tree.get(node & INO_MASK), offset, size)
+        if not offset % WINDOW_BYTES and inode.size > WINDOW_BYTES:
+            self._loader.read_on(tree.base, lock, inode.ino, offset, inode.size)
         return data
+
+    @staticmethod
+    def _was_read(node: int, inode: Inode) -> None:
+        if not node & VIEW and inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns):
+            # As relatime and lazytime do, mount(8): kept when the inode changes otherwise.
+            inode.atime_ns = time.time_ns()
+            inode.reply = None
 
     @answers_errno
     async def write(self, fh: int, offset: int, data: bytes) -> int:

@@ -127,7 +127,7 @@ class Tree:
         if inode.listing is None:
             if not inode.is_directory:
                 raise refused(errno.ENOTDIR)
-            inode.listing = replay(self.read(inode, 0, inode.size))
+            inode.listing = replay(bytes(self.read(inode, 0, inode.size)))
         return inode
 
     def names(self, inode: Inode) -> dict[bytes, int]:
@@ -433,33 +433,38 @@ class Tree:
             return ZERO_PAGE  # nothing lies beyond the end
         return self.base.pages(inode.ino, number, 1)
 
-    def read(self, inode: Inode, offset: int, length: int) -> bytes:
-        """Bytes; short at the end of the file."""
+    def read(
+        self, inode: Inode, offset: int, length: int, *, only_here: bool = False
+    ) -> bytes | bytearray:
+        """Bytes; short at the end of the file. `only_here`: MissingBlockError, not a wait."""
         length = min(length, inode.size - offset)
         if length <= 0:
             return b""
         first, end = offset // PAGE_BYTES, -(-(offset + length) // PAGE_BYTES)
         content = inode.content
         if content is None:
-            data = self.base.pages(inode.ino, first, end - first)
+            data = self.base.pages(inode.ino, first, end - first, only_here=only_here)
         else:
-            data = b"".join(self._pieces(inode, content, first, end))
+            found = content.find_all(first, end)
+            if found is None:
+                found = list(self._pieces(inode, content, first, end, only_here))
+            data = found[0] if len(found) == 1 else b"".join(found)
         start = offset - first * PAGE_BYTES
         return data if start == 0 and len(data) == length else data[start : start + length]
 
     def _pieces(
-        self, inode: Inode, content: Content, first: int, end: int
+        self, inode: Inode, content: Content, first: int, end: int, only_here: bool
     ) -> Iterator[bytes | bytearray]:
         asked = first  # pages [asked, number) are to be had from the store
         for number in range(first, end):
             page = content.find(number)
             if page is not None:
                 if asked < number:
-                    yield self.base.pages(inode.ino, asked, number - asked)
+                    yield self.base.pages(inode.ino, asked, number - asked, only_here=only_here)
                 yield page
                 asked = number + 1
         if asked < end:
-            yield self.base.pages(inode.ino, asked, end - asked)
+            yield self.base.pages(inode.ino, asked, end - asked, only_here=only_here)
 
     def write(self, inode: Inode, offset: int, data: bytes, *, is_privileged: bool = True) -> None:
         """write(2). EFBIG."""
@@ -618,7 +623,7 @@ class Tree:
 
     def settle(self, batch: Batch, epoch: int) -> None:
         """The batch is in the store, as that epoch."""
-        self.base.epoch = epoch
+        self.base.advance(epoch, batch)
         for inode in batch.inodes:
             content = inode.content
             assert content is not None
