@@ -224,7 +224,7 @@ class FileOperations:
         tree, lock = self._tree(node)
         with lock:
             inode = tree.get(node & INO_MASK)
-            return bytes(tree.read(inode, 0, inode.size))
+            return tree.read(inode, 0, inode.size)
 
     def _make(
         self, parent: int, name: bytes, mode: int, ctx: RequestContext, **more: Any
@@ -408,7 +408,7 @@ class FileOperations:
             with lock:
                 inode = tree.get(node & INO_MASK)
                 try:
-                    data = tree.read(inode, offset, size, only_here=True)
+                    data = tree.read_here(inode, offset, size)
                 except MissingBlockError as missing:
                     where = (missing.object_id, missing.number)
                 else:
@@ -416,10 +416,11 @@ class FileOperations:
                     break
             future = self._loader.load(tree.base, lock, *where)
             await trio.to_thread.run_sync(future.result)
-        else:
+        else:  # flushes came between each time: read under the lock
             tree, lock = self._tree(node)
             with lock:
-                data = tree.read(tree.get(node & INO_MASK), offset, size)
+                inode = tree.get(node & INO_MASK)
+                data = tree.read(inode, offset, size)
         if not offset % WINDOW_BYTES and inode.size > WINDOW_BYTES:
             self._loader.read_on(tree.base, lock, inode.ino, offset, inode.size)
         return data

@@ -127,7 +127,7 @@ class Tree:
         if inode.listing is None:
             if not inode.is_directory:
                 raise refused(errno.ENOTDIR)
-            inode.listing = replay(bytes(self.read(inode, 0, inode.size)))
+            inode.listing = replay(self.read(inode, 0, inode.size))
         return inode
 
     def names(self, inode: Inode) -> dict[bytes, int]:
@@ -433,10 +433,17 @@ class Tree:
             return ZERO_PAGE  # nothing lies beyond the end
         return self.base.pages(inode.ino, number, 1)
 
-    def read(
-        self, inode: Inode, offset: int, length: int, *, only_here: bool = False
+    def read(self, inode: Inode, offset: int, length: int) -> bytes:
+        """Bytes; short at the end of the file."""
+        return bytes(self._read(inode, offset, length, only_here=False))
+
+    def read_here(self, inode: Inode, offset: int, length: int) -> bytes | bytearray:
+        """`read` without waiting for the store: MissingBlockError. Use the bytes at once."""
+        return self._read(inode, offset, length, only_here=True)
+
+    def _read(
+        self, inode: Inode, offset: int, length: int, *, only_here: bool
     ) -> bytes | bytearray:
-        """Bytes; short at the end of the file. `only_here`: MissingBlockError, not a wait."""
         length = min(length, inode.size - offset)
         if length <= 0:
             return b""
