@@ -56,13 +56,12 @@ class BlockTable:
         count = len(offsets)
         self._reserve(count)
         disordered = self._count > 0 and int(self._rows["id"][self._count - 1]) >= first
-        part = self._rows[self._count : self._count + count]
-        part["id"] = np.arange(first, first + count, dtype=np.uint64)
-        part["unit"] = np.array(offsets, np.uint64) // np.uint64(UNIT_BYTES)
-        part["mask"] = (1 << np.array(counts, np.int64)) - 1
-        part["base"] = 0
-        part["total"] = counts
-        part["size"] = sizes
+        self._rows[self._count : self._count + count] = [
+            (number, offset // UNIT_BYTES, (1 << pages) - 1, 0, pages, size)
+            for number, (offset, pages, size) in enumerate(
+                zip(offsets, counts, sizes, strict=True), first
+            )
+        ]
         self._count += count
         if disordered:  # Numbers are taken before the append; another thread's came first.
             self._rows[: self._count].sort(order="id")

@@ -25,6 +25,7 @@ from slos.catalog import (
     SectionKey,
     SectionKind,
 )
+from slos.codec import compress, decompress
 from slos.errors import CorruptObjectError
 from slos.format import (
     HEADER_BYTES,
@@ -34,9 +35,7 @@ from slos.format import (
     Draft,
     Header,
     RecordType,
-    compress,
     decode_columns,
-    decompress,
     encode_columns,
     padded,
 )

@@ -86,6 +86,19 @@ class Core:
         with self.lock:
             return self.catalog.blocks.locate(page_ids)
 
+    def take_run(self, leaves: Sequence[Draft]) -> int:
+        """A number for a new run, and its leaves with that number."""
+        with self.lock:
+            run_id = self.catalog.take_run()
+        for leaf in leaves:
+            leaf.ident = run_id
+        return run_id
+
+    def last_epoch(self, oid: int) -> int:
+        """The newest epoch that a partition ever gave out."""
+        with self.lock:
+            return self.catalog.partition(oid).last_epoch
+
     def check_writable(self) -> None:
         """Raise ReadOnlyStoreError where writes are not taken."""
         if self.read_only:
@@ -166,6 +179,19 @@ class Core:
         """(page numbers, page ids) of an object's data in [first, last)."""
         views = self.views(generation)
         return merge_slices([view.slice(object_id, first, last) for view in views])
+
+    def ids_of(self, generation: Generation, object_id: int, numbers: Array) -> Array:
+        """The page ids at these page numbers of an object; 0 for holes."""
+        ids = np.zeros(len(numbers), np.uint64)
+        left = np.arange(len(numbers))
+        for run_id in reversed(generation.run_ids):
+            known, found = self.view(run_id, generation).find(object_id, numbers[left])
+            if len(found):
+                ids[left[known]] = found
+                left = left[~known]
+                if not len(left):
+                    break
+        return ids
 
     def size_of(self, generation: Generation, object_id: int) -> int | None:
         """An object's size, None where the generation has no such object."""

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from slos.format import Array
 
 _RATIO = 8
-_RECENT = 8192
+# Bytes of the filter for each page: one in so many lookups of a page that is not there goes on.
+_FILTER_SHARE = 8
+_FILTER_BYTES = 1 << 16
+_RECENT = 16384
 _NONE = np.zeros(0, np.uint64)
 
 
@@ -37,6 +40,9 @@ class HashIndex:
         self._recent: dict[int, int] = {}
         self.next_key = 0
         self._max_entries = max_entries
+        # Most pages are new, and one look at a small table tells: a byte for each value of the
+        # hashes' lowest bits, set if it occurs. Grows with the index, forgets nothing.
+        self._filter = np.zeros(_FILTER_BYTES, np.bool_)
 
     def __len__(self) -> int:
         return len(self._recent) + sum(len(level.ids) for level in self.levels)
@@ -44,8 +50,25 @@ class HashIndex:
     def add(self, hashes: Array, ids: Array) -> None:
         """New pages."""
         self._recent.update(zip(hashes.tolist(), ids.tolist(), strict=True))
+        self._filter[self._slots(hashes)] = True
         if len(self._recent) >= _RECENT:
             self._settle()
+
+    def _slots(self, hashes: Array) -> NDArray[np.intp]:
+        return (hashes & np.uint64(len(self._filter) - 1)).astype(np.intp)
+
+    def _grow_filter(self) -> None:
+        size = len(self._filter)
+        while size < _FILTER_SHARE * len(self):
+            size *= 2
+        if size == len(self._filter):
+            return
+        self._filter = np.zeros(size, np.bool_)
+        for level in self.levels:
+            self._filter[self._slots(level.hashes)] = True
+        if self._recent:
+            recent = np.fromiter(self._recent.keys(), np.uint64, len(self._recent))
+            self._filter[self._slots(recent)] = True
 
     def _settle(self) -> None:
         """Make a level of the newest pages."""
@@ -60,6 +83,7 @@ class HashIndex:
             self.levels.append(_merged([older, newer]))
         while len(self) > self._max_entries and len(self.levels) > 1:
             del self.levels[0]
+        self._grow_filter()
 
     def _is_mergeable(self) -> bool:
         older, newer = self.levels[-2:]
@@ -68,17 +92,21 @@ class HashIndex:
     def find(self, hashes: Array) -> Array:
         """A page id proposed for each hash, 0 where there is none."""
         found = np.zeros(len(hashes), np.uint64)
+        maybe = np.flatnonzero(self._filter[self._slots(hashes)])
+        if not len(maybe):
+            return found
+        # In order, neighbouring searches touch the same memory: twice as fast in a long level.
+        order = maybe[np.argsort(hashes[maybe])]
+        wanted = hashes[order]
         for level in self.levels:
-            index = np.searchsorted(level.hashes, hashes)
-            index[index == len(level.hashes)] = 0
-            hit = level.hashes[index] == hashes
-            if hit.any():
-                found[hit] = level.ids[index[hit]]
-        if self._recent:
-            recent = self._recent
-            newest = [recent.get(value, 0) for value in hashes.tolist()]
-            if any(newest):
-                found = np.where(np.array(newest, np.uint64), newest, found).astype(np.uint64)
+            index = level.hashes.searchsorted(wanted)
+            hit = np.flatnonzero(level.hashes.take(index, mode="clip") == wanted)
+            if len(hit):
+                found[order[hit]] = level.ids[index[hit]]
+        recent = self._recent
+        for place, value in zip(order.tolist(), wanted.tolist(), strict=True):
+            if value in recent:
+                found[place] = recent[value]
         return found
 
     def unkept(self) -> tuple[list[Level], list[Level]]:
@@ -122,9 +150,12 @@ class HashIndex:
 
     def load(self, key: int, ids: Array, hashes: Array) -> None:
         """A level that a section keeps; goes in front of the new ones."""
-        self.levels.insert(0, Level(hashes, ids, key))
+        level = Level(hashes, ids, key)
+        self.levels.insert(0, level)
         self.levels.sort(key=lambda level: -len(level.ids))
         self.next_key = max(self.next_key, key + 1)
+        self._filter[self._slots(level.hashes)] = True
+        self._grow_filter()
 
 
 def _merged(levels: list[Level]) -> Level:

@@ -81,7 +81,7 @@ class FileDevice:
 
     def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
         for start in range(0, len(parts), _IOV_MAX):
-            group = list(parts[start : start + _IOV_MAX])
+            group = parts[start : start + _IOV_MAX]
             while group:
                 written = os.pwritev(self._fd, group, offset)
                 if written == 0:
@@ -122,8 +122,10 @@ class FileDevice:
         os.close(self._fd)
 
 
-def _drop(parts: list[bytes | memoryview], count: int) -> list[bytes | memoryview]:
+def _drop(parts: Sequence[bytes | memoryview], count: int) -> Sequence[bytes | memoryview]:
     """The parts without their first `count` bytes."""
+    if count == sum(map(len, parts)):
+        return []
     for index, part in enumerate(parts):
         if count < len(part):
             return [memoryview(part)[count:], *parts[index + 1 :]]

@@ -85,21 +85,29 @@ class View:
             return None
         return int(ids[index])
 
-    def contains(self, object_id: int, wanted: Array) -> NDArray[np.bool_]:
-        """Which pages of one object the run speaks of."""
-        pages, _ = self.part(object_id)
+    def find(self, object_id: int, wanted: Array) -> tuple[NDArray[np.bool_], Array]:
+        """(which pages of one object the run speaks of, the ids of those)."""
+        pages, ids = self.part(object_id)
         if not len(pages):
-            return np.zeros(len(wanted), np.bool_)
-        index = np.minimum(np.searchsorted(pages, wanted), len(pages) - 1)
-        return np.equal(pages[index], wanted)
+            return np.zeros(len(wanted), np.bool_), _NONE
+        first = pages[0]
+        if int(pages[-1] - first) == len(pages) - 1:  # A gapless row needs no search.
+            known = (wanted >= first) & (wanted <= pages[-1])
+            return known, ids[(wanted[known] - first).astype(np.intp)]
+        index = pages.searchsorted(wanted)
+        known = pages.take(index, mode="clip") == wanted
+        return known, ids[index[known]]
 
 
 def sort_entries(objects: Array, pages: Array, ids: Array) -> Entries:
     """Sort by key; of equal keys the last one given wins."""
     if not len(ids):
         return EMPTY
-    one = objects[0] == objects[-1] and bool((objects == objects[0]).all())
-    if one and bool((pages[1:] > pages[:-1]).all()):
+    one = bool((objects == objects[0]).all())
+    ascend = pages[1:] > pages[:-1]
+    if not one:
+        ascend = (objects[1:] > objects[:-1]) | (ascend & (objects[1:] == objects[:-1]))
+    if ascend.all():
         return Entries(objects, pages, ids)
     order = np.argsort(pages, kind="stable") if one else np.lexsort((pages, objects))
     objects, pages, ids = objects[order], pages[order], ids[order]
@@ -167,15 +175,14 @@ def merge_count(lengths: Sequence[int]) -> int:
     return count if count >= FANOUT else 0
 
 
-def encode_run(entries: Entries, run: int) -> list[Draft]:
-    """The run's leaves as records."""
+def encode_run(entries: Entries) -> list[Draft]:
+    """A run's leaves as records; its number comes with its place."""
     total = -(-len(entries.ids) // LEAF_ENTRIES)
     return [
         encode_leaf(
             entries.objects[start : start + LEAF_ENTRIES],
             entries.pages[start : start + LEAF_ENTRIES],
             entries.ids[start : start + LEAF_ENTRIES],
-            run,
             number,
             total,
         )

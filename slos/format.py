@@ -9,12 +9,12 @@ import struct
 from enum import IntEnum, IntFlag
 from typing import Self
 
-import lz4.block
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest
 
+from slos.codec import BLOCK_BYTES, LZ4, Body, compress, decompress
 from slos.errors import StoreFormatError
 from slos.store import MAX_NOTE_BYTES, PAGE_BYTES
 
@@ -26,8 +26,7 @@ DATA_OFFSET = 8192
 UNIT_BYTES = 64
 RECORD_MAGIC = b"SLr1"
 HEADER_BYTES = 64
-BLOCK_PAGES = 16
-BLOCK_BYTES = BLOCK_PAGES * PAGE_BYTES
+BLOCK_PAGES = BLOCK_BYTES // PAGE_BYTES
 LEAF_ENTRIES = 2048
 ENTRY_BYTES = 24
 SECTION_BYTES = 65536
@@ -66,7 +65,7 @@ class RecordType(IntEnum):
 class RecordFlag(IntFlag):
     """How a record's payload is to be read."""
 
-    LZ4 = 1
+    LZ4 = LZ4
     HOLES = 2
 
 
@@ -210,7 +209,18 @@ def decode_header(data: bytes | memoryview, seed: int) -> Header | None:
 class Draft:
     """A record before it has its place: header fields and the payload's parts, not copied."""
 
-    __slots__ = ("checksum", "context", "count", "flags", "ident", "parts", "raw", "stored", "type")
+    __slots__ = (
+        "checksum",
+        "context",
+        "count",
+        "flags",
+        "ident",
+        "parts",
+        "raw",
+        "record_bytes",
+        "stored",
+        "type",
+    )
 
     def __init__(
         self,
@@ -229,7 +239,9 @@ class Draft:
         self.ident = ident
         self.context = context
         self.parts = parts
-        self.stored = sum(map(len, parts))
+        self.stored = stored = sum(map(len, parts))
+        # Length in the log, padding included.
+        self.record_bytes = (stored + HEADER_BYTES + UNIT_BYTES - 1) & -UNIT_BYTES
         if len(parts) == 1:
             self.checksum = xxh3_64_intdigest(parts[0])
         else:
@@ -251,11 +263,6 @@ class Draft:
             context=header.context,
         )
 
-    @property
-    def record_bytes(self) -> int:
-        """Length in the log, padding included."""
-        return (self.stored + HEADER_BYTES + UNIT_BYTES - 1) & -UNIT_BYTES
-
     def encode_header(self, epoch: int, lsn: int, seed: int) -> bytes:
         """The 64 bytes in front of the payload; `decode_header` reads them."""
         head = HEADER.pack(
@@ -274,39 +281,18 @@ class Draft:
         return head + HEADER_CHECKSUM.pack(xxh3_64_intdigest(head, seed))
 
 
-def compress(raw: bytes | memoryview, acceleration: int = 1) -> tuple[bytes | memoryview, int]:
-    """(body, flags): lz4 where it gains at least 1/16, else the bytes themselves."""
-    if acceleration > 1:
-        body = lz4.block.compress(raw, mode="fast", acceleration=acceleration, store_size=False)
-    else:
-        body = lz4.block.compress(raw, store_size=False)
-    if len(body) > len(raw) - (len(raw) >> 4):
-        return raw, 0
-    return body, RecordFlag.LZ4
-
-
-def decompress(body: bytes | memoryview, flags: int, raw: int) -> bytes | memoryview | None:
-    """The body's `raw` bytes, or None where it does not hold them."""
-    if raw > MAX_PAYLOAD_BYTES:
-        return None
-    if flags & RecordFlag.LZ4:
-        try:
-            body = lz4.block.decompress(body, uncompressed_size=raw)
-        except lz4.block.LZ4BlockError:
-            return None
-    return body if len(body) == raw else None
-
-
-def encode_pages(pages: memoryview, hashes: bytes, acceleration: int = 1) -> Draft:
-    """PAGES: a hash for each page, then the pages; the block's number comes with its place."""
-    body, flags = compress(pages, acceleration)
+def encode_pages(body: Body, hashes: bytes | memoryview, block: int) -> Draft:
+    """PAGES: a hash for each page, then the pages, as `compress` made them into a body."""
+    data, flags = body
+    count = len(hashes) // 8
     return Draft(
         RecordType.PAGES,
         hashes,
-        body,
+        data,
         flags=flags,
-        count=len(pages) // PAGE_BYTES,
-        raw=len(pages),
+        count=count,
+        raw=count * PAGE_BYTES,
+        ident=block,
     )
 
 
@@ -360,11 +346,9 @@ def decode_pages(header: Header, payload: memoryview) -> bytes | memoryview | No
 
 def encode_columns(columns: list[Array]) -> bytes:
     """Columns of 64-bit numbers: differences, transposed by byte, so that lz4 finds the runs."""
-    parts = []
-    for column in columns:
-        step = np.diff(column, prepend=np.zeros(1, np.uint64)).astype(U64)
-        parts.append(step.view(np.uint8).reshape(-1, 8).T.tobytes())
-    return b"".join(parts)
+    table = np.array(columns, U64)
+    table[:, 1:] -= table[:, :-1].copy()
+    return table.view(np.uint8).reshape(len(columns), -1, 8).transpose(0, 2, 1).tobytes()
 
 
 def decode_columns(raw: bytes | memoryview, count: int, width: int) -> list[Array]:
@@ -376,8 +360,11 @@ def decode_columns(raw: bytes | memoryview, count: int, width: int) -> list[Arra
     ]
 
 
-def encode_leaf(objects: Array, pages: Array, ids: Array, run: int, place: int, of: int) -> Draft:
-    """LEAF number `place` of the `of` leaves of a run: (object, page) → page id."""
+def encode_leaf(objects: Array, pages: Array, ids: Array, place: int, of: int) -> Draft:
+    """LEAF number `place` of the `of` leaves of a run: (object, page) → page id.
+
+    The run's number is set when it is appended.
+    """
     raw = encode_columns([objects, pages, ids])
     body, flags = compress(raw)
     if not ids.all():
@@ -388,7 +375,6 @@ def encode_leaf(objects: Array, pages: Array, ids: Array, run: int, place: int, 
         flags=flags,
         count=len(ids),
         raw=len(raw),
-        ident=run,
         context=place << 32 | of,
     )
 

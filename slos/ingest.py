@@ -1,7 +1,7 @@
 """From pages to records: zero pages dropped, equal pages shared, the rest compressed in blocks.
 
-Knows pages and page ids, no objects. Compression runs in the store's threads (lz4 releases the
-GIL) where there is enough of it.
+Knows pages and page ids, no objects. The blocks of a long piece are compressed in one of the store's
+threads (lz4 releases the interpreter lock); whoever asks for the records waits for it.
 """
 
 from concurrent.futures import Future
@@ -11,58 +11,65 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_digest
 
+from slos.codec import Body, compress_blocks
 from slos.core import Core
-from slos.format import BLOCK_BYTES, BLOCK_PAGES, U64, Array, Draft, encode_pages
+from slos.format import BLOCK_PAGES, U64, Array, Draft, encode_pages
 from slos.store import PAGE_BYTES
 
-_THREADED_BLOCKS = 32
-_TASK_BLOCKS = 16
+_NONE = np.zeros(0, np.uint64)
+# Made once: half of the time of hashing a page in a loop goes into its slice.
+_PAGE_SLICES = [slice(at, at + PAGE_BYTES) for at in range(0, 1024 * PAGE_BYTES, PAGE_BYTES)]
 
 
-class Encoded:
-    """Records in the making, numbered from `first`."""
+class Batch:
+    """New blocks, numbered from `first_block`, and the id of every page that came in.
 
-    def __init__(self, tasks: "list[Future[list[Draft]]] | None", drafts: list[Draft], first: int):
-        self._tasks = tasks
-        self._drafts = drafts
-        self._first = first
+    `ids` is 0 for a zero page; `fresh` and `hashes` are the pages of the new blocks.
+    """
 
-    def drafts(self) -> list[Draft]:
-        """All of them, when they are done."""
-        if self._tasks is not None:
-            self._drafts = [draft for task in self._tasks for draft in task.result()]
-            self._tasks = None
-        for number, draft in enumerate(self._drafts, self._first):
-            draft.ident = number
-        return self._drafts
-
-
-class Batch(NamedTuple):
-    """Records for new blocks, and the id of every page that came in; 0 for a zero page."""
-
-    ids: Array
-    encoded: "Encoded"
-    first_block: int
-    fresh: Array
-    hashes: Array
+    def __init__(
+        self,
+        ids: Array,
+        first_block: int = 0,
+        fresh: Array = _NONE,
+        hashes: Array = _NONE,
+        bodies: "Future[list[Body]] | list[Body] | None" = None,
+    ):
+        self.ids = ids
+        self.first_block = first_block
+        self.fresh = fresh
+        self.hashes = hashes
+        self._bodies = bodies
+        self._drafts: list[Draft] | None = None
 
     @property
     def drafts(self) -> list[Draft]:
-        """The records; waits for the threads that make them."""
-        return self.encoded.drafts()
+        """The records; waits for the thread that compresses them."""
+        if self._drafts is None:
+            bodies = self._bodies or []
+            if isinstance(bodies, Future):
+                bodies = bodies.result()
+            packed, step = self.hashes.tobytes(), BLOCK_PAGES * 8
+            self._drafts = [
+                encode_pages(
+                    body, packed[place * step : (place + 1) * step], self.first_block + place
+                )
+                for place, body in enumerate(bodies)
+            ]
+        return self._drafts
 
 
-_NONE = np.zeros(0, np.uint64)
-_NO_RECORDS = Encoded(None, [], 0)
-EMPTY = Batch(_NONE, _NO_RECORDS, 0, _NONE, _NONE)
+EMPTY = Batch(_NONE)
 
 
 def page_hashes(data: memoryview, count: int) -> Array:
     """Content hashes of the pages of a buffer."""
-    ends = range(PAGE_BYTES, (count + 1) * PAGE_BYTES, PAGE_BYTES)
-    return np.frombuffer(
-        b"".join([xxh3_64_digest(data[end - PAGE_BYTES : end]) for end in ends]), U64
-    )
+    digests: list[bytes] = []
+    piece = len(_PAGE_SLICES)
+    for start in range(0, count, piece):
+        part = data[start * PAGE_BYTES : (start + piece) * PAGE_BYTES]
+        digests += map(xxh3_64_digest, map(part.__getitem__, _PAGE_SLICES[: count - start]))
+    return np.frombuffer(b"".join(digests), U64)
 
 
 _ZERO_HASH = page_hashes(memoryview(bytes(PAGE_BYTES)), 1)[0]
@@ -88,67 +95,53 @@ def examine(data: memoryview) -> Examined:
     return Examined(words, filled, hashes[filled])
 
 
-def prepare(core: Core, data: memoryview, examined: Examined, held: list[Array]) -> Batch:
+def prepare(
+    core: Core, data: memoryview, examined: Examined, held: list[Array], *, threaded: bool = False
+) -> Batch:
     """Turn whole pages into records. Ids of shared pages are added to `held`."""
     words, filled, hashes = examined
-    ids = np.zeros(len(words), np.uint64)
     core.counts.pages_written += len(words)
     core.counts.pages_zero += len(words) - len(filled)
     if not len(filled):
-        return Batch(ids, _NO_RECORDS, 0, _NONE, _NONE)
+        return Batch(np.zeros(len(words), np.uint64))
     rows = words if len(filled) == len(words) else words[filled]
     found = core.share(hashes, rows, held)
     twins = _twins(hashes, rows)
-    fresh = np.flatnonzero((found == 0) & (twins == np.arange(len(twins))))
+    is_fresh = found == 0
+    if twins is not None:
+        is_fresh &= twins == np.arange(len(twins))
+    fresh = np.flatnonzero(is_fresh)
     core.counts.pages_shared += len(filled) - len(fresh)
-    encoded, first = _encode(
-        core, data if len(fresh) == len(words) else _gather(rows, fresh), hashes[fresh]
-    )
+    if len(fresh) < len(words):
+        data, hashes = _gather(rows, fresh), hashes[fresh]
+    with core.lock:
+        first = core.catalog.take_blocks(-(-len(fresh) // BLOCK_PAGES))
     new_ids = np.arange(first * BLOCK_PAGES, first * BLOCK_PAGES + len(fresh), dtype=np.uint64)
-    found[fresh] = new_ids
-    ids[filled] = np.where(found == 0, found[twins], found)
-    return Batch(ids, encoded, first, new_ids, hashes[fresh])
+    if len(fresh) == len(words):
+        ids = new_ids
+    else:
+        found[fresh] = new_ids
+        ids = np.zeros(len(words), np.uint64)
+        ids[filled] = found if twins is None else np.where(found == 0, found[twins], found)
+    bodies: Future[list[Body]] | list[Body]
+    bodies = core.pool.submit(compress_blocks, data) if threaded else compress_blocks(data)
+    return Batch(ids, first, new_ids, hashes, bodies)
 
 
 def _gather(rows: Array, fresh: NDArray[np.int64]) -> memoryview:
     return rows[fresh].reshape(-1).view(np.uint8).data
 
 
-def _twins(hashes: Array, rows: Array) -> NDArray[np.int64]:
-    """For each row the first row with the same bytes."""
-    own = np.arange(len(hashes))
+def _twins(hashes: Array, rows: Array) -> NDArray[np.int64] | None:
+    """For each row the first row with the same bytes; None where all differ."""
     order = np.argsort(hashes, kind="stable")
-    if not (hashes[order[1:]] == hashes[order[:-1]]).any():
-        return own
+    ordered = hashes[order]
+    if not (ordered[1:] == ordered[:-1]).any():
+        return None
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     twins = first[inverse]
     equal = (rows == rows[twins]).all(axis=1)
-    return np.where(equal, twins, own)
-
-
-def _encode(core: Core, data: memoryview, hashes: Array) -> tuple[Encoded, int]:
-    """(records, number of the first block)."""
-    packed = hashes.tobytes()
-    count = -(-len(hashes) // BLOCK_PAGES)
-    with core.lock:
-        first = core.catalog.take_blocks(count)
-
-    def encode(start: int, stop: int) -> list[Draft]:
-        return [
-            encode_pages(
-                data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES],
-                packed[block * BLOCK_PAGES * 8 : (block + 1) * BLOCK_PAGES * 8],
-            )
-            for block in range(start, min(stop, count))
-        ]
-
-    if count < _THREADED_BLOCKS:
-        return Encoded(None, encode(0, count), first), first
-    tasks = [
-        core.pool.submit(encode, start, start + _TASK_BLOCKS)
-        for start in range(0, count, _TASK_BLOCKS)
-    ]
-    return Encoded(tasks, [], first), first
+    return np.where(equal, twins, np.arange(len(hashes)))
 
 
 def register(core: Core, batch: Batch, offsets: list[int]) -> None:

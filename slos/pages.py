@@ -320,11 +320,9 @@ class RunReader:
         self._log = log
         self._cache: Cache[View] = Cache(_VIEW_CACHE_BYTES)
 
-    def put(self, run_id: int, entries: Entries) -> View:
+    def put(self, run_id: int, view: View) -> None:
         """A run that was just made."""
-        view = View(entries)
-        self._cache.put(run_id, view, entries.entry_bytes + 512)
-        return view
+        self._cache.put(run_id, view, view.entries.entry_bytes + 512)
 
     def get(self, run_id: int, run: Run) -> View | None:
         """The run, None where one of its leaves is damaged."""
@@ -333,7 +331,8 @@ class RunReader:
             entries = self._load(run_id, run)
             if entries is None:
                 return None
-            view = self.put(run_id, entries)
+            view = View(entries)
+            self.put(run_id, view)
         return view
 
     def _load(self, run_id: int, run: Run) -> Entries | None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from slos import ingest
 from slos.catalog import CommitRecord, Generation, Run
-from slos.core import Core
+from slos.core import COMPRESS_THREADS, Core
 from slos.errors import InvalidRequestError
 from slos.extents import (
     EMPTY,
@@ -35,8 +35,10 @@ from slos.request import as_bytes, check_note, check_object, check_range, not_fo
 from slos.store import PAGE_BYTES, Buffer, GenerationInfo, PageNumbers
 
 _FLUSH_BYTES = 4 << 20
+_DIRECT_BYTES = 256 << 10
 _FLUSH_PARTIAL = 1024
-_PIPELINE = 3
+# Pieces under way: one is written, one waits for that, the rest are compressed.
+_PIPELINE = COMPRESS_THREADS + 2
 _ZERO_PAGE = bytes(PAGE_BYTES)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -235,9 +237,15 @@ class ObjectTransaction:
         if self._partial:
             for number in numbers.tolist():
                 self._partial.pop((object_id, number), None)
-        if len(data) >= _FLUSH_BYTES:
+        if len(data) >= _DIRECT_BYTES:
+            # Appending at once costs less than a copy.
             self._flush()
-            self._stream(object_id, numbers, data)
+            if len(data) > _FLUSH_BYTES:
+                self._stream(object_id, numbers, data)
+            else:
+                batch = self._ingest(data, ingest.examine(data))
+                self._append(batch)
+                self._add_entries(object_id, numbers, batch.ids)
             return
         self._pending.append((object_id, numbers, memoryview(bytes(data))))
         self._pending_bytes += len(data)
@@ -248,35 +256,43 @@ class ObjectTransaction:
         """Pages that lie in the log, or holes; behind all that came before."""
         if len(ids):
             self._flush()
-            objects = np.full(len(ids), object_id, np.uint64)
-            self._chunks.append(sort_entries(objects, numbers, ids))
+            self._add_entries(object_id, numbers, ids)
+
+    def _add_entries(self, object_id: int, numbers: Array, ids: Array) -> None:
+        objects = np.full(len(ids), object_id, np.uint64)
+        self._chunks.append(sort_entries(objects, numbers, ids))
 
     def _stream(self, object_id: int, numbers: Array, data: memoryview) -> None:
         """A long piece: one part is hashed while the last is compressed and an older written."""
         step = _FLUSH_BYTES // PAGE_BYTES
-        waiting: deque[tuple[Future[None], Array]] = deque()
+        waiting: deque[tuple[Future[None], set[int]]] = deque()
         try:
             for start in range(0, len(numbers), step):
                 part = numbers[start : start + step]
                 piece = data[start * PAGE_BYTES : (start + step) * PAGE_BYTES]
                 examined = ingest.examine(piece)
-                while len(waiting) >= _PIPELINE or _repeats(examined.hashes, waiting):
+                hashes = set(examined.hashes.tolist())
+                # Pages that are not written yet cannot be shared.
+                while len(waiting) >= _PIPELINE or any(
+                    not hashes.isdisjoint(own) for _, own in waiting
+                ):
                     waiting.popleft()[0].result()
-                batch = self._ingest(piece, examined)
-                waiting.append((self._core.writer.submit(self._append, batch), batch.hashes))
-                objects = np.full(len(part), object_id, np.uint64)
-                self._chunks.append(sort_entries(objects, part, batch.ids))
+                batch = self._ingest(piece, examined, threaded=True)
+                waiting.append((self._core.writer.submit(self._append, batch), hashes))
+                self._add_entries(object_id, part, batch.ids)
         finally:
             # The data is the caller's: nothing refers to it when this returns.
             wait_all([future for future, _ in waiting])
         for future, _ in waiting:
             future.result()
 
-    def _ingest(self, data: memoryview, examined: ingest.Examined) -> ingest.Batch:
+    def _ingest(
+        self, data: memoryview, examined: ingest.Examined, *, threaded: bool = False
+    ) -> ingest.Batch:
         if self._first_block is None:
             with self._core.lock:
                 self._first_block = self._core.catalog.next_block
-        return ingest.prepare(self._core, data, examined, self._held)
+        return ingest.prepare(self._core, data, examined, self._held, threaded=threaded)
 
     def _append(self, batch: ingest.Batch) -> None:
         core = self._core
@@ -404,14 +420,8 @@ class ObjectTransaction:
         changed = np.ones(len(delta.ids), np.bool_)
         for object_id, start in zip(view.objects.tolist(), view.starts.tolist(), strict=False):
             numbers, ids = view.slice(object_id, 0, SIZE_PAGE)
-            if not len(numbers):
-                continue
-            last = int(numbers[-1]) + 1
-            pages, old = self._core.pages_of(self._parent, object_id, int(numbers[0]), last)
-            index = np.minimum(np.searchsorted(pages, numbers), max(len(pages) - 1, 0))
-            if len(pages):
-                same = (pages[index] == numbers) & (old[index] == ids)
-                changed[start : start + len(numbers)] = ~same
+            old = self._core.ids_of(self._parent, object_id, numbers)
+            changed[start : start + len(numbers)] = old != ids
         return Entries(*(column[changed] for column in delta))
 
     def _size_entries(self) -> Entries:
@@ -425,32 +435,29 @@ class ObjectTransaction:
 
     def _commit(self, batch: ingest.Batch, stamp: "Stamp") -> Generation:
         core = self._core
-        delta = self._delta()
+        delta = View(self._delta())
         logical = self._logical_bytes(delta)
-        run_ids, run_id, merged = self._runs(delta)
-        leaves = encode_run(merged, run_id) if run_id else []
-        stored = self._stored_bytes + sum(d.record_bytes for d in (*batch.drafts, *leaves))
+        run_ids, merged = self._runs(delta)
+        entries = merged.entries
+        leaves = encode_run(entries)
+        records = [*batch.drafts, *leaves]
+        stored = self._stored_bytes + sum(draft.record_bytes for draft in records)
+        made: list[Generation] = []
         with core.append_lock:
-            with core.lock:
-                last = core.catalog.partition(self._oid).last_epoch
+            # A collection begins under this lock. It takes runs that were numbered before it, and
+            # that no generation has, for garbage: so none is numbered outside.
+            run_id = core.take_run(leaves) if leaves else 0
             record = CommitRecord(
                 self._oid,
-                stamp.epoch or last + 1,
+                stamp.epoch or core.last_epoch(self._oid) + 1,
                 stamp.parent,
                 stamp.time_ns,
                 stamp.name,
                 stamp.note,
                 logical,
                 stored,
-                np.array(run_ids, U64).tobytes(),
+                np.array([*run_ids, run_id] if run_id else run_ids, U64).tobytes(),
             )
-            draft = Draft(
-                RecordType.COMMIT,
-                _encode(record),
-                ident=self._oid,
-                context=core.log.durable_lsn,
-            )
-            made: list[Generation] = []
 
             def registered(offsets: list[int], lsn: int) -> None:
                 blocks = len(batch.drafts)
@@ -458,71 +465,60 @@ class ObjectTransaction:
                 if run_id:
                     places = offsets[blocks:-1]
                     sizes = [leaf.record_bytes for leaf in leaves]
-                    holes = not merged.ids.all()
-                    core.catalog.add_run(run_id, Run(len(merged.ids), holes, places, sizes))
+                    holes = not entries.ids.all()
+                    core.catalog.add_run(run_id, Run(len(entries.ids), holes, places, sizes))
                     core.runs.put(run_id, merged)
                 made.append(core.catalog.commit(record, lsn))
                 core.counts.commits += 1
                 core.counts.bytes_stored += stored
 
-            core.append([*batch.drafts, *leaves, draft], registered)
+            durable = core.log.durable_lsn
+            draft = Draft(RecordType.COMMIT, _encode(record), ident=self._oid, context=durable)
+            core.append([*records, draft], registered)
         return made[0]
 
-    def _runs(self, delta: Entries) -> tuple[list[int], int, Entries]:
-        """(the generation's runs, the number of the new one or 0, its entries)."""
+    def _runs(self, delta: View) -> tuple[list[int], View]:
+        """(the parent's runs that the generation keeps, the entries of its own one)."""
         core, parent = self._core, self._parent
         kept = list(parent.run_ids) if parent else []
-        if not len(delta.ids):
-            return kept, 0, EMPTY
+        if not len(delta.entries.ids):
+            return kept, delta
         merged = delta
-        while True:
-            with core.lock:
-                lengths = [core.catalog.runs[run].entries for run in kept]
-            count = merge_count([*lengths, len(merged.ids)])
-            if count < 2:
-                break
+        with core.lock:
+            lengths = [core.catalog.runs[run].entries for run in kept]
+        while (count := merge_count([*lengths, len(merged.entries.ids)])) > 1:
             assert parent is not None
             older = [core.view(run, parent).entries for run in kept[1 - count :]]
-            kept = kept[: 1 - count]
-            merged = merge_runs([*older, merged], base=not kept)
-        with core.lock:
-            run_id = core.catalog.take_run()
-        return [*kept, run_id], run_id, merged
+            kept, lengths = kept[: 1 - count], lengths[: 1 - count]
+            merged = View(merge_runs([*older, merged.entries], base=not kept))
+        return kept, merged
 
-    def _logical_bytes(self, delta: Entries) -> int:
+    def _logical_bytes(self, delta: View) -> int:
         """Bytes of pages with data: the parent's, and what the delta adds or takes."""
-        data = delta.pages != SIZE_PAGE
-        if self._parent is None:
-            return int(np.count_nonzero(delta.ids[data])) * PAGE_BYTES
-        view = View(delta)
+        before = 0 if self._parent is None else self._parent.record.logical_bytes
         pages = 0
-        for object_id in view.objects.tolist():
-            numbers, ids = view.slice(object_id, 0, SIZE_PAGE)
+        for object_id in delta.objects.tolist():
+            numbers, ids = delta.slice(object_id, 0, SIZE_PAGE)
             if len(numbers):
-                before = self._present(object_id, numbers)
-                pages += int(np.count_nonzero(ids)) - int(np.count_nonzero(before))
-        return self._parent.record.logical_bytes + pages * PAGE_BYTES
+                pages += int(np.count_nonzero(ids)) - self._present(object_id, numbers)
+        return before + pages * PAGE_BYTES
 
-    def _present(self, object_id: int, numbers: Array) -> np.ndarray:
-        """Which pages hold data in the parent."""
-        assert self._parent is not None
-        core = self._core
+    def _present(self, object_id: int, numbers: Array) -> int:
+        """How many of these pages hold data in the parent."""
+        core, parent = self._core, self._parent
+        if parent is None:
+            return 0
         with core.lock:
-            runs = [core.catalog.runs[run_id] for run_id in self._parent.run_ids]
-        if any(run.holes for run in runs):
-            held, _ = core.pages_of(self._parent, object_id)
-            return np.isin(numbers, held)
-        present = np.zeros(len(numbers), np.bool_)
+            runs = core.catalog.runs
+            holes = any(runs[run_id].holes for run_id in parent.run_ids)
+        if holes:
+            return int(np.count_nonzero(core.ids_of(parent, object_id, numbers)))
         # The oldest run holds most pages: where there are no holes one run that speaks is enough.
-        for run_id in self._parent.run_ids:
-            present |= core.view(run_id, self._parent).contains(object_id, numbers)
-            if present.all():
-                break
-        return present
-
-
-def _repeats(hashes: Array, waiting: deque[tuple[Future[None], Array]]) -> bool:
-    """Whether some pages may be among those that are not written yet."""
-    if not waiting:
-        return False
-    return bool(np.isin(hashes, np.concatenate([own for _, own in waiting])).any())
+        left = numbers
+        for run_id in parent.run_ids:
+            known, found = core.view(run_id, parent).find(object_id, left)
+            if len(found):
+                left = left[~known]
+                if not len(left):
+                    break
+        return len(numbers) - len(left)

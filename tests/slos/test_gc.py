@@ -103,6 +103,33 @@ def test_commits_between_the_steps_lose_nothing(tmp_path: Path) -> None:
     assert check_device(device).is_clean
 
 
+def test_a_cycle_that_begins_within_a_commit_takes_nothing_of_it(tmp_path: Path) -> None:
+    """Short cycles, one after the other, beside short commits: each finds some commit half made."""
+    device = MemoryDevice(new_image(tmp_path))
+    with ObjectStore.open_device(device, background=False) as store:
+        store.create_partition(1)
+        failures: list[BaseException] = []
+
+        def write() -> None:
+            try:
+                for number in range(400):
+                    with store.begin(1, parent=store.newest(1)) as transaction:
+                        transaction.put(number % 5, number.to_bytes(2, "big"))
+                        epoch = transaction.commit(wait=False).epoch
+                    assert store.read(1, epoch, number % 5) == number.to_bytes(2, "big")
+                    store.retain(1, 3)
+            except BaseException as error:  # noqa: BLE001 - reported by the test's thread
+                failures.append(error)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        while writer.is_alive():
+            store.collect()
+        writer.join()
+        assert not failures
+    assert check_device(device).is_clean
+
+
 def test_threads_read_and_write_while_it_runs(tmp_path: Path) -> None:
     path = tmp_path / "busy.store"
     ObjectStore.create(path, segment_bytes=256 << 10)
