@@ -28,7 +28,13 @@ from sls.resources.base import (
     RestoredProcess,
     Stage,
 )
-from sls.resources.nameless import Nameless, capture_nameless, is_nameless, nameless_descriptor
+from sls.resources.nameless import (
+    Nameless,
+    capture_nameless,
+    is_nameless,
+    is_posix_memory,
+    nameless_descriptor,
+)
 from sls.resources.sysv_shm import Part, attach, is_segment
 from sls.syscalls import PAGE_BYTES
 
@@ -314,7 +320,8 @@ def _backing(
         return VmaKind.FILE, ctx.versions[name], None
     link = f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
     status = os.stat(link)
-    if name.startswith((b"/dev/zero (deleted)", b"[anon_shmem:")) or is_nameless(name, status):
+    is_memory = is_nameless(name, status) or is_posix_memory(name, status)
+    if is_memory or name.startswith((b"/dev/zero (deleted)", b"[anon_shmem:")):
         if status.st_blksize != PAGE_BYTES and name.startswith(b"/memfd:"):
             raise process.unsupported(f"memory at {line.start:#x}", "huge pages are not supported")
         return VmaKind.NAMELESS, None, capture_nameless(ctx, link, name, status)

@@ -1,8 +1,10 @@
-"""Inodes without a name: shared anonymous memory, memfds, deleted files. Their bytes are contents of the generation.
+"""Inodes that are memory: shared anonymous memory, memfds, deleted files. Their bytes are contents of the generation.
 
 Not a resource of its own: descriptors and mappings of one such inode both refer to it, and find one object again.
 A deleted file is made anew beside where it was and deleted at once, so its link count is 0 as before; one of
-O_TMPFILE can still be given a name. Sources: memfd_create(2), open(2), unlink(2).
+O_TMPFILE can still be given a name. POSIX shared memory (shm_overview(7), sem_overview(7)) has a name in /dev/shm, but
+is memory all the same: it gets its old bytes back, unless others use it, and is made again when it is gone.
+Sources: memfd_create(2), open(2), unlink(2), fcntl(2) on leases.
 """
 
 import enum
@@ -22,6 +24,7 @@ from sls.syscalls import PAGE_BYTES
 
 _DELETED: Final = b" (deleted)"
 _MEMFD: Final = b"/memfd:"
+_POSIX: Final = b"/dev/shm/"
 _NO_SEALS: Final = 0
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _NAME_TRIES: Final = 100
@@ -34,10 +37,11 @@ class NamelessKind(enum.Enum):
     MEMFD = "memfd"
     DELETED = "deleted"
     TMPFILE = "tmpfile"
+    POSIX = "posix"
 
 
 class Nameless(Record, frozen=True):
-    """One inode. `name`: of a memfd its name, of a file the path that it had or the directory of O_TMPFILE."""
+    """One inode. `name`: of a memfd its name, of a file the path that it has or had, or the directory of O_TMPFILE."""
 
     kind: NamelessKind
     content: Content
@@ -63,6 +67,17 @@ def is_nameless(target: bytes, status: os.stat_result) -> bool:
     return (named.st_dev, named.st_ino) != (status.st_dev, status.st_ino)
 
 
+def is_posix_memory(target: bytes, status: os.stat_result) -> bool:
+    """Whether `target` names shared memory, or a semaphore: a file below /dev/shm, if that is a tmpfs."""
+    if not target.startswith(_POSIX) or not stat.S_ISREG(status.st_mode) or os.major(status.st_dev):
+        return False
+    try:
+        named = os.stat(target)
+    except OSError:
+        return False
+    return (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
+
+
 def other_name(target: bytes, status: os.stat_result) -> bytes | None:
     """Another hard link of an inode whose own name `target` is deleted, if its directory holds one."""
     if not status.st_nlink:
@@ -85,7 +100,9 @@ def capture_nameless(
     content = ctx.keep(identity, size, lambda: InodeBytes(link, size))
     name = target.removesuffix(_DELETED)
     kind, seals = NamelessKind.DELETED, _NO_SEALS
-    if target.startswith(_MEMFD):
+    if is_posix_memory(target, status):
+        kind, name = NamelessKind.POSIX, target
+    elif target.startswith(_MEMFD):
         kind, name = NamelessKind.MEMFD, name.removeprefix(_MEMFD)
         seals = _seals(link)
     elif not target.startswith(b"/") or target.startswith(b"/dev/zero (deleted)"):
@@ -185,12 +202,13 @@ def _make(ctx: RestoreContext, inode: Nameless) -> int:
         fd = _MAKERS[inode.kind](ctx, inode)
     except OSError as error:
         raise RestoreConflictError(
-            f"the deleted file {inode.name.decode(errors='replace')} cannot be made again: {error.strerror}; "
+            f"{inode.name.decode(errors='replace')} cannot be made again: {error.strerror}; "
             "see to its directory and restore again",
             error.errno or errno.EIO,
         ) from error
     try:
-        _fill(ctx, inode, fd)
+        if inode.kind is not NamelessKind.POSIX or not _is_in_use(ctx, inode, fd):
+            _fill(ctx, inode, fd)
         if inode.kind is NamelessKind.TMPFILE:
             original = ctx.opened(os.dup(fd))
             ctx.once(("original", inode.content.object_id), lambda: original)
@@ -210,6 +228,7 @@ def _fill(ctx: RestoreContext, inode: Nameless, fd: int) -> None:
 
     object_id = inode.content.object_id
     if inode.kind is not NamelessKind.ANONYMOUS:
+        os.ftruncate(fd, 0)
         os.ftruncate(fd, size)
     pages = -(-size // PAGE_BYTES) * PAGE_BYTES
     ranges = intersection(list(ctx.contents.data_ranges(object_id)), [(0, pages)])
@@ -249,6 +268,23 @@ def _make_deleted(ctx: RestoreContext, inode: Nameless) -> int:
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), inode.name)
 
 
+def _make_posix(ctx: RestoreContext, inode: Nameless) -> int:
+    """The one that is there, for others may know it, else a new one."""
+    return os.open(inode.name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _is_in_use(ctx: RestoreContext, inode: Nameless, fd: int) -> bool:
+    """Whether others have it open or mapped: a write lease is only given to the one and only holder."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except BlockingIOError:
+        name = inode.name.decode(errors="replace")
+        ctx.note("shared memory", f"{name} is in use by others: its bytes stay")
+        return True
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
 def _make_tmpfile(ctx: RestoreContext, inode: Nameless) -> int:
     folder = _existing_folder(ctx, inode, inode.name)
     return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -271,4 +307,5 @@ _MAKERS: Final = {
     NamelessKind.MEMFD: _make_memfd,
     NamelessKind.DELETED: _make_deleted,
     NamelessKind.TMPFILE: _make_tmpfile,
+    NamelessKind.POSIX: _make_posix,
 }

@@ -16,6 +16,7 @@ from sls.resources.nameless import (
     Nameless,
     capture_nameless,
     is_nameless,
+    is_posix_memory,
     nameless_descriptor,
     other_name,
     tmpfile_original,
@@ -62,6 +63,8 @@ class Regular(FileType[RegularRecord]):
                 inode = _capture_deleted(ctx, file)
             else:
                 path = found
+        elif is_posix_memory(path, file.stat):
+            inode = capture_nameless(ctx, f"/proc/{file.pid}/fd/{file.fd}", path, file.stat)
         else:
             _refuse_unreachable(file)
         is_file = stat.S_ISREG(file.stat.st_mode)

@@ -41,7 +41,7 @@ def works_on_in_python(job: Job, program: str, *case: object) -> None:
     works_on(job, sys.executable, PROGRAMS / program, job.directory / "go", *case)
 
 
-@pytest.mark.parametrize("method", ["fork"])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_x27_python_multiprocessing(job: Job, method: str) -> None:
     works_on_in_python(job, "multiprocess.py", method)
 

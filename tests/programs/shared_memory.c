@@ -8,14 +8,16 @@
 
 static size_t size = 16 << 20;
 
+static char name[64];
+
 static int descriptor(const char *kind)
 {
-    char name[64];
     int fd = -1;
     sprintf(name, "/sls-test-%d", getpid());
     if (!strncmp(kind, "posix", 5)) {
         fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
-        shm_unlink(name);
+        if (!strstr(kind, "named"))
+            shm_unlink(name);
     } else if (!strncmp(kind, "file", 4)) {
         fd = open("file", O_RDWR | O_CREAT, 0600);
         if (strstr(kind, "deleted"))
@@ -60,7 +62,12 @@ int main(int argc, char **argv)
         char byte = 0;
         struct stat st;
         expect("descriptor and mapping are one", pread(fd, &byte, 1, 5) == 1 && byte == 'd' && second[0] == 'b');
-        expect("no name", fstat(fd, &st) == 0 && st.st_nlink == 0 && (size_t)st.st_size == size);
+        expect("name", fstat(fd, &st) == 0 && st.st_nlink == !!strstr(kind, "named") && (size_t)st.st_size == size);
+    }
+    if (strstr(kind, "named")) {
+        int again = shm_open(name, O_RDONLY, 0);
+        char byte = 0;
+        expect("by name", again >= 0 && pread(again, &byte, 1, 6) == 1 && byte == 'e' && shm_unlink(name) == 0);
     }
     return finish();
 }

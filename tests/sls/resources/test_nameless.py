@@ -1,8 +1,12 @@
 """Deleted files and shared memory without a name (unlink(2), shm_overview(7))."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.sls.conftest import Kept
+
+POSIX_MEMORY = Path("/dev/shm")
 
 
 @pytest.mark.parametrize("kind", ["posix-open", "posix-closed", "posix-small"])
