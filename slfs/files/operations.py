@@ -10,7 +10,6 @@ import logging
 import os
 import select
 import stat
-import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import wraps
@@ -34,8 +33,8 @@ from slfs.errors import EXPECTED_ERRORS, errno_of
 from slfs.files.base import MissingBlockError
 from slfs.files.flusher import Flusher
 from slfs.files.loader import WINDOW_BYTES, Loader
-from slfs.files.nodes import FIRST, INO_BITS, INO_MASK, LIVE, VIEW, Views
-from slfs.files.records import Inode
+from slfs.files.nodes import FIRST, INO_BITS, INO_MASK, LIVE, VIEW, View, Views
+from slfs.files.records import Inode, Listing
 from slfs.files.snapshot import LiveFiles
 from slfs.files.tree import Tree, refused
 from slfs.inodes import FilesDirectory
@@ -50,6 +49,7 @@ LOADS: Final = 4  # tries of a read that flushes come between
 _DIRECTORY_HANDLE: Final = 1 << 62
 _UNPRIVILEGED: Final = 1 << 60  # in a file handle: its opener's writes take privileges away
 _FOR_BOTH: Final = 1 << 61  # opened for reading and writing: it may be mapped shared
+_STRANGER: Final = 1 << 63  # and is not in the file's group
 _NODE: Final = _UNPRIVILEGED - 1
 
 P = ParamSpec("P")
@@ -82,11 +82,24 @@ def answers_errno(
 
 
 class _OpenDirectory:
-    """A directory being listed: its names at the last rewind."""
+    """A directory being listed: its names at the last rewind. `.` and `..` come before them."""
 
     def __init__(self, node: int) -> None:
         self.node = node
         self.names: list[tuple[bytes, int]] = []
+        self._listing: Listing | None = None
+        self._version = 0
+
+    def rewind(self, directory: Inode) -> None:
+        listing = directory.listing
+        assert listing is not None
+        self.names = list(listing.names.items())
+        self._listing, self._version = listing, listing.version
+
+    def is_changed(self, directory: Inode) -> bool:
+        """Whether there are other names now than at the last rewind."""
+        listing = directory.listing
+        return listing is not self._listing or listing is None or listing.version != self._version
 
 
 class FileOperations:
@@ -95,7 +108,6 @@ class FileOperations:
     def __init__(self) -> None:
         self._live: dict[int, LiveFiles] = {}
         self._views = Views()
-        self._view_lock = threading.RLock()
         self._lookups: dict[int, int] = {}
         self._directories: dict[int, _OpenDirectory] = {}
         self._next_handle = _DIRECTORY_HANDLE
@@ -117,29 +129,34 @@ class FileOperations:
         """The reply for the directory `files`. Raises SlosError."""
         place = self._place(node)
         if place & VIEW or not node.files.is_loaded:
-            await trio.to_thread.run_sync(self._tree, place)
-        tree, lock = self._tree(place)
-        with lock:
+            await trio.to_thread.run_sync(self._load_tree, place)
+        with self._hold(place) as tree:
             return self._entry(place, tree, tree.get(tree.root))
+
+    def _load_tree(self, place: int) -> None:
+        with self._hold(place):
+            return
 
     def _place(self, node: FilesDirectory) -> int:
         """What the inode numbers of a tree have in common."""
         files = node.files
         if node.epoch is not None:
-            with self._view_lock:
-                return VIEW | self._views.index(files.store, files.oid, node.epoch) << INO_BITS
+            with self._views.lock:
+                index = self._views.index(files, files.store, files.oid, node.epoch)
+                return VIEW | index << INO_BITS
+        if files.is_removed:
+            raise refused(errno.ESTALE)
         if self._live.get(files.oid) is not files:
             self._live[files.oid] = files
             files.forget_kernel_caches = self._forget_kernel_caches
             files.sync_kernel_caches = self._sync_kernel_caches
         return LIVE | files.oid << INO_BITS
 
-    def _tree(self, node: int) -> tuple[Tree, threading.RLock]:
+    def _hold(self, node: int) -> LiveFiles | View:
+        """What a node's tree is to be held with."""
         if node & VIEW:
-            with self._view_lock:
-                return self._views.tree((node & ~VIEW) >> INO_BITS), self._view_lock
-        files = self._files(node)
-        return files.tree, files.lock
+            return View(self._views, (node & ~VIEW) >> INO_BITS)
+        return self._files(node)
 
     def _files(self, node: int) -> LiveFiles:
         """The live tree of a node that is to be changed; EROFS for one of a generation."""
@@ -192,8 +209,7 @@ class FileOperations:
 
     @answers_errno
     async def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        tree, lock = self._tree(parent)
-        with lock:
+        with self._hold(parent) as tree:
             return self._entry(parent, tree, tree.lookup(parent & INO_MASK, name))
 
     async def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
@@ -215,14 +231,12 @@ class FileOperations:
 
     @answers_errno
     async def getattr(self, node: int, ctx: RequestContext) -> EntryAttributes:
-        tree, lock = self._tree(node)
-        with lock:
+        with self._hold(node) as tree:
             return self._attributes(node, tree, tree.get(node & INO_MASK))
 
     @answers_errno
     async def readlink(self, node: int, ctx: RequestContext) -> bytes:
-        tree, lock = self._tree(node)
-        with lock:
+        with self._hold(node) as tree:
             inode = tree.get(node & INO_MASK)
             return tree.read(inode, 0, inode.size)
 
@@ -323,7 +337,7 @@ class FileOperations:
             inode = tree.get(node & INO_MASK)
             if fields.update_size:
                 if ctx.uid:
-                    tree.lose_privileges(inode)
+                    tree.lose_privileges(inode, by_stranger=_is_stranger(inode, ctx))
                 tree.truncate(inode, attr.st_size)
             if fields.update_uid or fields.update_gid:
                 tree.change_owner(
@@ -345,16 +359,14 @@ class FileOperations:
     async def getxattr(self, node: int, name: bytes, ctx: RequestContext) -> bytes:
         if node < FIRST:
             raise FUSEError(errno.ENODATA)  # ENOSYS would end extended attributes for all
-        tree, lock = self._tree(node)
-        with lock:
+        with self._hold(node) as tree:
             return tree.attribute(tree.get(node & INO_MASK), name)
 
     @answers_errno
     async def listxattr(self, node: int, ctx: RequestContext) -> Sequence[bytes]:
         if node < FIRST:
             return ()
-        tree, lock = self._tree(node)
-        with lock:
+        with self._hold(node) as tree:
             names = tree.attribute_names(tree.get(node & INO_MASK))
         if ctx.uid:
             names = [name for name in names if not name.startswith(b"trusted.")]
@@ -383,6 +395,9 @@ class FileOperations:
         access = flags & os.O_ACCMODE
         if ctx.uid and access != os.O_RDONLY:
             handle |= _UNPRIVILEGED
+            with self._hold(node) as tree:
+                if _is_stranger(tree.get(node & INO_MASK), ctx):
+                    handle |= _STRANGER
         if access == os.O_RDWR:
             handle |= _FOR_BOTH
             opened = self._files(node).opened_for_both
@@ -396,16 +411,17 @@ class FileOperations:
             if flags & os.O_TRUNC:
                 with files.lock:
                     inode = files.tree.get(node & INO_MASK)
-                    if inode.size:
-                        files.tree.truncate(inode, 0)
+                    if ctx.uid:
+                        files.tree.lose_privileges(inode, by_stranger=_is_stranger(inode, ctx))
+                    files.tree.truncate(inode, 0)
         return self._opened(node, flags, ctx)
 
     @answers_errno
     async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray:
         node = fh & _NODE
+        hold = self._hold(node)
         for _ in range(LOADS):
-            tree, lock = self._tree(node)
-            with lock:
+            with hold as tree:
                 inode = tree.get(node & INO_MASK)
                 try:
                     data = tree.read_here(inode, offset, size)
@@ -414,15 +430,14 @@ class FileOperations:
                 else:
                     self._was_read(node, inode)
                     break
-            future = self._loader.load(tree.base, lock, *where)
+            future = self._loader.load(tree.base, hold.lock, *where)
             await trio.to_thread.run_sync(future.result)
         else:  # flushes came between each time: read under the lock
-            tree, lock = self._tree(node)
-            with lock:
+            with hold as tree:
                 inode = tree.get(node & INO_MASK)
                 data = tree.read(inode, offset, size)
         if not offset % WINDOW_BYTES and inode.size > WINDOW_BYTES:
-            self._loader.read_on(tree.base, lock, inode.ino, offset, inode.size)
+            self._loader.read_on(tree.base, hold.lock, inode.ino, offset, inode.size)
         return data
 
     @staticmethod
@@ -442,9 +457,10 @@ class FileOperations:
             tree = files.tree
         with files.lock:
             tree = files.tree
-            tree.write(
-                tree.get(node & INO_MASK), offset, data, is_privileged=not fh & _UNPRIVILEGED
-            )
+            inode = tree.get(node & INO_MASK)
+            if fh & _UNPRIVILEGED:
+                tree.lose_privileges(inode, by_stranger=bool(fh & _STRANGER))
+            tree.write(inode, offset, data)
         if tree.dirty_pages > FLUSH_PAGES:
             self._flusher.hurry()
         return len(data)
@@ -488,24 +504,41 @@ class FileOperations:
     async def readdir(self, fh: int, start: int, token: ReaddirToken) -> None:
         listing = self._directories[fh]
         node = listing.node
-        tree, lock = self._tree(node)
-        with lock:
+        with self._hold(node) as tree:
             directory = tree.directory(node & INO_MASK)
-            names = tree.names(directory)
             if start == 0:
-                dots = [(b".", directory.ino), (b"..", directory.parent)]
-                listing.names = dots + list(names.items())
-            reply = pyfuse3.readdir_reply
-            for index in range(start, len(listing.names)):
-                name, ino = listing.names[index]
-                if index >= 2 and names.get(name) != ino:
-                    continue  # removed since
-                entry = self._attributes(node, tree, tree.get(ino))
-                if not reply(token, FileNameT(name), entry, index + 1):
-                    return
-                if index >= 2:
-                    number = entry.st_ino
-                    self._lookups[number] = self._lookups.get(number, 0) + 1
+                listing.rewind(directory)
+            if start < 2 and not self._list_dots(listing, tree, directory, start, token):
+                return
+            self._list(listing, tree, directory, max(start, 2), token)
+
+    def _list_dots(
+        self, listing: _OpenDirectory, tree: Tree, directory: Inode, start: int, token: ReaddirToken
+    ) -> bool:
+        """`.` and `..`, which the kernel is not told of for good."""
+        for index, ino in list(enumerate((directory.ino, directory.parent)))[start:]:
+            entry = self._attributes(listing.node, tree, tree.get(ino))
+            if not pyfuse3.readdir_reply(token, FileNameT(b".."[: index + 1]), entry, index + 1):
+                return False
+        return True
+
+    def _list(
+        self, listing: _OpenDirectory, tree: Tree, directory: Inode, start: int, token: ReaddirToken
+    ) -> None:
+        reply, get, lookups = pyfuse3.readdir_reply, tree.get, self._lookups
+        names = tree.names(directory)
+        is_changed = listing.is_changed(directory)
+        index = start
+        for name, ino in listing.names[start - 2 :]:
+            index += 1
+            if is_changed and names.get(name) != ino:
+                continue  # removed since
+            inode = get(ino)
+            entry = inode.reply or self._attributes(listing.node, tree, inode)
+            if not reply(token, name, entry, index):
+                return
+            number = entry.st_ino
+            lookups[number] = lookups.get(number, 0) + 1
 
     async def releasedir(self, fh: int) -> None:
         del self._directories[fh]
@@ -535,6 +568,16 @@ class FileOperations:
                 _quietly(pyfuse3.invalidate_entry, node, name)
         for node in known:
             _quietly(pyfuse3.invalidate_inode, node)
+
+
+def _is_stranger(inode: Inode, ctx: RequestContext) -> bool:
+    """Whether a file is set-group-ID of a group that the caller is not in."""
+    if not inode.mode & stat.S_ISGID or ctx.gid == inode.gid:
+        return False
+    try:
+        return inode.gid not in pyfuse3.get_sup_groups(ctx.pid)
+    except OSError:  # gone, or of a pid namespace that is not ours
+        return True
 
 
 def _changed_names(old: Tree, new: Tree, ino: int) -> list[bytes]:

@@ -50,13 +50,14 @@ def decode_header(data: bytes) -> Header:
 
 
 class Listing:
-    """Names of a directory. `changes` counts the entries of its log."""
+    """Names of a directory. `changes` counts the entries of its log, `version` moves on with each change."""
 
-    __slots__ = ("changes", "names")
+    __slots__ = ("changes", "names", "version")
 
     def __init__(self) -> None:
         self.names: dict[bytes, int] = {}
         self.changes = 0
+        self.version = 0
 
 
 class Inode:

@@ -67,6 +67,14 @@ class LiveFiles:
     def is_loaded(self) -> bool:
         return self._tree is not None
 
+    def __enter__(self) -> Tree:
+        """The tree as long as it is held: `with files as tree`. A rollback puts another in its place."""
+        self.lock.acquire()
+        return self.tree
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
     def _open(self) -> Tree:
         base = Base(self.store, self.oid, self._newest())
         tree = Tree(base, self._owner, _inos.get(self.oid, 1))
@@ -194,6 +202,9 @@ class LiveFiles:
             if batch is not None:
                 self._commit_other(fresh, batch, old)
             with self.lock:
+                if old.next_ino > fresh.next_ino:  # numbers that were given out meanwhile
+                    fresh.next_ino = old.next_ino
+                    fresh.touch(fresh.get(fresh.root))
                 self._tree = fresh
             self._let_go(old.base.epoch)
         self.forget_kernel_caches(old, fresh)

@@ -152,6 +152,7 @@ class Tree:
             names.pop(name, None)
         assert parent.listing is not None
         parent.listing.changes += 1
+        parent.listing.version += 1
         self._write(parent, parent.size, encode_name(name, ino))
         parent.mtime_ns = parent.ctime_ns = time.time_ns()
         self.touch(parent)
@@ -331,11 +332,15 @@ class Tree:
             self.lose_privileges(inode)
         self._changed(inode)
 
-    def lose_privileges(self, inode: Inode) -> None:
-        """What a write or a change of owner takes away: set-user-ID, set-group-ID, capabilities."""
+    def lose_privileges(self, inode: Inode, *, by_stranger: bool = False) -> None:
+        """What a write or a change of owner takes away: set-user-ID, set-group-ID, capabilities.
+
+        `by_stranger`: of one who is not in the file's group. Of others a file that its group may not
+        run keeps set-group-ID, which once stood for mandatory locks.
+        """
         if inode.mode & (stat.S_ISUID | stat.S_ISGID):
             inode.mode &= ~stat.S_ISUID
-            if inode.mode & stat.S_IXGRP:
+            if by_stranger or inode.mode & stat.S_IXGRP:
                 inode.mode &= ~stat.S_ISGID
             self._changed(inode)
         if inode.attributes_ino and b"security.capability" in self._attributes(inode):
@@ -373,7 +378,8 @@ class Tree:
         self.touch(inode)
 
     def attribute(self, inode: Inode, name: bytes) -> bytes:
-        """The value of one; ENODATA."""
+        """The value of one; ENODATA, ENOTSUP, EINVAL."""
+        _check_space(name)
         value = self._attributes(inode).get(name) if inode.attributes_ino else None
         if value is None:
             raise refused(errno.ENODATA)
@@ -388,9 +394,8 @@ class Tree:
         attributes = dict(self._attributes(inode))
         if name in (acl.ACCESS, acl.DEFAULT):
             self._set_acl(inode, name, value, attributes)
-        elif not name.startswith(_SPACES):
-            raise refused(errno.ENOTSUP)
         else:
+            _check_space(name)
             attributes[name] = value
         if sum(map(len, attributes)) + sum(map(len, attributes.values())) > MAX_ATTRIBUTE_BYTES:
             raise refused(errno.ENOSPC)
@@ -473,12 +478,10 @@ class Tree:
         if asked < end:
             yield self.base.pages(inode.ino, asked, end - asked, only_here=only_here)
 
-    def write(self, inode: Inode, offset: int, data: bytes, *, is_privileged: bool = True) -> None:
+    def write(self, inode: Inode, offset: int, data: bytes) -> None:
         """write(2). EFBIG."""
         if offset + len(data) > MAX_OBJECT_BYTES - 1:
             raise refused(errno.EFBIG)
-        if not is_privileged:
-            self.lose_privileges(inode)
         self._write(inode, offset, data)
         inode.mtime_ns = inode.ctime_ns = time.time_ns()
 
@@ -661,6 +664,14 @@ class Tree:
             inode = self._inodes[ino]
             if ino not in self._dirty and inode.content is None:
                 del self._inodes[ino]
+
+
+def _check_space(name: bytes) -> None:
+    """ENOTSUP for a name space that there is none of, EINVAL for one without a name in it."""
+    if name in _SPACES:
+        raise refused(errno.EINVAL)
+    if not name.startswith(_SPACES) and name not in (acl.ACCESS, acl.DEFAULT):
+        raise refused(errno.ENOTSUP)
 
 
 def _new_root(ino: int, owner: tuple[int, int]) -> Inode:

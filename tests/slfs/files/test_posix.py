@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.slfs.files.cases import cases
+from tests.slfs.files.run_cases import cases
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
+PROJECT = Path(__file__).parents[3]
 USERS = (0, 65534, 4321)
+# Set-user-ID and set-group-ID files of a group that no user of ours is in, for all to write to.
+WRITABLE = {"w4777": 0o4777, "w2777": 0o2777, "w2767": 0o2767, "w6766": 0o6766}
 Outcomes = dict[str, Any]
 
 
@@ -30,6 +33,22 @@ def prepare(directory: Path) -> None:
     (place / "public").chmod(0o644)
     (place / "writable").write_text("w")
     (place / "writable").chmod(0o666)
+    for name, mode in (("timed", 0o644), ("timed-by-all", 0o666)):
+        (place / name).touch()
+        (place / name).chmod(mode)
+    for name, mode in WRITABLE.items():
+        (place / name).write_bytes(b"123")
+        os.chown(place / name, 0, 4242)
+        (place / name).chmod(mode)
+    (place / "closed").mkdir()
+    (place / "closed/f").write_text("f")
+    (place / "closed").chmod(0o700)
+    (place / "open").mkdir()
+    (place / "open/d").mkdir()
+    (place / "open").chmod(0o777)
+    (place / "of-group").mkdir()
+    os.chown(place / "of-group", 0, 4242)
+    (place / "of-group").chmod(stat.S_ISGID | 0o777)
     (place / "sticky").mkdir()
     (place / "sticky").chmod(stat.S_ISVTX | 0o777)
     (place / "sticky/f").write_text("f")
@@ -37,9 +56,9 @@ def prepare(directory: Path) -> None:
 
 
 def outcomes(directory: Path, uid: int) -> Outcomes:
-    program = Path(__file__).parent / "cases.py"
     done = subprocess.run(
-        [sys.executable, str(program), str(directory), str(uid)],
+        [sys.executable, "-m", "tests.slfs.files.run_cases", str(directory), str(uid)],
+        cwd=PROJECT,
         capture_output=True,
         text=True,
         check=True,
