@@ -68,6 +68,7 @@ logger = logging.getLogger("slfs")
 
 MAX_READERS: Final = 16  # threads that read the store for open and readdir
 LASTING_SECONDS: Final = 60.0
+BRIEF_SECONDS: Final = 1.0
 BLOCK_BYTES: Final = 4096
 # How long a thread that works for the store may keep the loop, which answers the kernel, waiting.
 SWITCH_SECONDS: Final = 0.0005
@@ -435,6 +436,8 @@ def _to_entry(attributes: Attributes, inode: int) -> EntryAttributes:
     entry.st_blocks = -(-stored // 512)
     entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = attributes.time_ns
     entry.attr_timeout = entry.entry_timeout = LASTING_SECONDS if attributes.is_lasting else 0
+    if attributes.has_lasting_name:
+        entry.entry_timeout, entry.attr_timeout = LASTING_SECONDS, BRIEF_SECONDS
     return entry
 
 

@@ -32,6 +32,7 @@ ROOT_OWNER: Final = Owner(0, 0)
 class Attributes:
     """What stat(2) tells of a node. `is_lasting`: it never changes, so the kernel may keep it.
 
+    `has_lasting_name`: its name stands for it as long as it is there; what else is told may be a second old.
     `stored_bytes`: what it takes where that is less than its size; `block_bytes`: what to read it by.
     """
 
@@ -41,6 +42,7 @@ class Attributes:
     links: int = 1
     time_ns: int = 0
     is_lasting: bool = False
+    has_lasting_name: bool = False
     stored_bytes: int | None = None
     block_bytes: int = 4096
 
@@ -334,6 +336,7 @@ class PartDirectory(Directory):
             owner=self.entry.owner,
             links=2,
             time_ns=self.entry.changed_ns,
+            has_lasting_name=True,
         )
 
 
@@ -365,6 +368,7 @@ class ControlFile(TextFile):
             owner=self.entry.owner,
             size=self.entry.journal.size() if self.file is File.LOG else 0,
             time_ns=self.entry.changed_ns,
+            has_lasting_name=self.file is not File.LOG,
         )
 
     def render(self) -> bytes:
