@@ -147,6 +147,8 @@ def _restore(entry: Entry, caller: Caller, words: protocol.Restore) -> None:
             clone=words.clone,
             kill=words.kill,
             terminal_pid=words.terminal,
+            uid=entry.owner.uid,
+            gid=entry.owner.gid,
         )
     )
     entry.last_restore = protocol.Restored(outcome.generation, tuple(outcome.pids))

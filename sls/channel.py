@@ -59,11 +59,16 @@ class Rebase(Message, frozen=True, tag="rebase"):
 
 
 class TakeRestore(Message, frozen=True, tag="take-restore"):
-    """Bring the image back; the terminal's descriptors come beside the message, or none."""
+    """Bring the image back; the terminal's descriptors come beside the message, or none.
+
+    `uid`, `gid`: with whose rights its files are opened.
+    """
 
     serial: int
     image: bytes
     stopped: bool
+    uid: int = 0
+    gid: int = 0
 
 
 class Ranges(Message, frozen=True, tag="ranges"):

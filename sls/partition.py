@@ -333,7 +333,13 @@ class Partition(Listener):
         terminal = _terminal_of(request.terminal_pid)
         try:
             done: RestoreDone = self._worker().ask(
-                lambda serial: TakeRestore(serial=serial, image=data, stopped=request.stopped),
+                lambda serial: TakeRestore(
+                    serial=serial,
+                    image=data,
+                    stopped=request.stopped,
+                    uid=request.uid,
+                    gid=request.gid,
+                ),
                 descriptors=terminal,
                 source_epoch=epoch,
             )

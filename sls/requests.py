@@ -49,7 +49,10 @@ class CheckpointOutcome(msgspec.Struct, frozen=True):
 
 
 class RestoreRequest(msgspec.Struct, frozen=True):
-    """How to bring a generation back; None is the newest. `terminal_pid`: whose descriptors 0, 1, 2 stand in."""
+    """How to bring a generation back; None is the newest. `terminal_pid`: whose descriptors 0, 1, 2 stand in.
+
+    `uid`, `gid`: with whose rights its files are opened.
+    """
 
     generation: int | None = None
     daemon: bool = False
@@ -57,6 +60,8 @@ class RestoreRequest(msgspec.Struct, frozen=True):
     clone: bool = False
     kill: bool = False
     terminal_pid: int = 0
+    uid: int = 0
+    gid: int = 0
 
 
 class RestoreOutcome(msgspec.Struct, frozen=True):

@@ -25,7 +25,9 @@ from sls.resources import (
     PROCESS_STATES,
     THREAD_STATES,
     ContentReader,
+    CredentialsRecord,
     Loss,
+    Owner,
     RestoreContext,
     Stage,
     resume_registers,
@@ -47,14 +49,33 @@ class Restored(NamedTuple):
 
 
 def restore(
-    image: Image, contents: ContentReader, *, terminal: Sequence[int] = (), stopped: bool = False
+    image: Image,
+    contents: ContentReader,
+    *,
+    terminal: Sequence[int] = (),
+    stopped: bool = False,
+    uid: int = 0,
+    gid: int = 0,
 ) -> Restored:
     """Bring the processes of `image` back under their old numbers, as children of this process.
 
     `terminal`: descriptors 0, 1, 2 that stand in for a terminal that is gone. `stopped`: they wait for SIGCONT.
+    `uid`, `gid`: whose the partition is; what is behind a path is opened with his rights.
     Raises RestoreConflictError (a pid in use, a file gone or changed), ImageError, RemoteSyscallError.
     """
-    return _Restore(image, contents, terminal).run(stopped)
+    return _Restore(image, contents, terminal, _owner(image, uid, gid)).run(stopped)
+
+
+def _owner(image: Image, uid: int, gid: int) -> Owner:
+    """The owner with the other groups that his processes are in."""
+    found = [
+        state
+        for process in image.processes
+        for thread in process.threads[:1]
+        for state in thread.states
+        if isinstance(state, CredentialsRecord) and set(state.uids) == {uid}
+    ]
+    return Owner(uid, gid, found[0].groups if found and uid else ())
 
 
 def wait_for_numbers(image: Image) -> None:
@@ -103,7 +124,9 @@ def _describe(pid: int) -> str:
 
 
 class _Restore:
-    def __init__(self, image: Image, contents: ContentReader, terminal: Sequence[int]) -> None:
+    def __init__(
+        self, image: Image, contents: ContentReader, terminal: Sequence[int], owner: Owner
+    ) -> None:
         self._image = image
         self._contents = contents
         highest = max(
@@ -114,6 +137,7 @@ class _Restore:
             is_same_boot=image.boot_id == proc.boot_id(),
             first_free_fd=max(highest + 1, 64),
             terminal=terminal,
+            owner=owner,
         )
         self._stages: dict[str, int] = {}
         self._living = [one for one in image.processes if one.exit_status is None]

@@ -821,8 +821,8 @@ def open_by_handle(mount_fd: int, handle: FileHandle, flags: int) -> int:
 
 
 @contextmanager
-def acting_as(uid: int, gid: int) -> Iterator[None]:
-    """Look up and open files with the rights of `uid` and `gid` and of no other group, in this thread alone.
+def acting_as(uid: int, gid: int, groups: Sequence[int] = ()) -> Iterator[None]:
+    """Look up and open files with the rights of `uid`, `gid` and `groups` alone, in this thread alone.
 
     setfsuid(2) takes CAP_DAC_OVERRIDE and its like away and gives them back; setgroups(2) is a thread's own matter
     below glibc. A process that is not root keeps the rights it has.
@@ -830,9 +830,10 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
     if os.geteuid() != 0 or (uid, gid) == (0, 0):
         yield
         return
-    groups = os.getgroups()
-    kept = (ctypes.c_uint32 * len(groups))(*groups)
-    syscall("setgroups", 0, 0)
+    own = os.getgroups()
+    kept = (ctypes.c_uint32 * len(own))(*own)
+    taken = (ctypes.c_uint32 * len(groups))(*groups)
+    syscall("setgroups", len(groups), ctypes.addressof(taken))
     try:
         syscall("setfsgid", gid)
         syscall("setfsuid", uid)
@@ -840,4 +841,4 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
     finally:
         syscall("setfsuid", 0)
         syscall("setfsgid", 0)
-        syscall("setgroups", len(groups), ctypes.addressof(kept))
+        syscall("setgroups", len(own), ctypes.addressof(kept))

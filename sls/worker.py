@@ -311,7 +311,12 @@ class Worker:
         self._reap()  # an orphan of those that were killed keeps the number of its session in use
         try:
             done = restore(
-                decode(message.image), contents, terminal=terminal, stopped=message.stopped
+                decode(message.image),
+                contents,
+                terminal=terminal,
+                stopped=message.stopped,
+                uid=message.uid,
+                gid=message.gid,
             )
         except (SlsError, OSError) as error:
             self._fail(message.serial, error)

@@ -10,8 +10,8 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeVar
+from contextlib import AbstractContextManager, suppress
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -349,6 +349,17 @@ class ContentReader(Protocol):
 Writer = Callable[[int, memoryview], None]  # (offset, bytes)
 
 
+class Owner(NamedTuple):
+    """With whose rights files are looked up and opened at a restore."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+ROOT: Final = Owner(0, 0)
+
+
 class RestoreContext:
     """What resources may ask and tell during one restore. Descriptors registered here are closed at its end."""
 
@@ -359,8 +370,10 @@ class RestoreContext:
         is_same_boot: bool,
         first_free_fd: int,
         terminal: Sequence[int] = (),
+        owner: Owner = ROOT,
     ) -> None:
         self.contents = contents
+        self._owner = owner
         self.first_free_fd = first_free_fd
         self.is_same_boot = is_same_boot
         self.terminal = tuple(
@@ -371,6 +384,10 @@ class RestoreContext:
         self._shared: dict[object, Any] = {}
         self._to_close: list[int] = []
         self._made: list[Callable[[], object]] = []
+
+    def as_owner(self) -> AbstractContextManager[None]:
+        """Within, names lead where the owner of the partition may go: he may have changed what is behind them."""
+        return syscalls.acting_as(*self._owner)
 
     def note(self, resource: str, detail: str, pid: int = 0) -> None:
         """Tell the user of something that came back in another form."""

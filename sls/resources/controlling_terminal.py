@@ -101,7 +101,8 @@ def _controlling_descriptor(ctx: RestoreContext, terminal: Terminal) -> int:
         if terminal.is_inside:
             fd = open_slave(pair(ctx, pty_index(terminal.device)), os.O_RDWR)
         elif is_still_there(ctx, terminal):
-            fd = os.open(terminal.path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with ctx.as_owner():
+                fd = os.open(terminal.path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
         else:
             return -1
         try:

@@ -32,4 +32,5 @@ class Device(FileType[DeviceRecord]):
         return DeviceRecord(file_id=file.file_id, flags=file.flags, path=file.target)
 
     def restore(self, ctx: RestoreContext, record: DeviceRecord) -> int:
-        return os.open(record.path, (record.flags & ~os.O_CREAT) | os.O_CLOEXEC)
+        with ctx.as_owner():
+            return os.open(record.path, (record.flags & ~os.O_CREAT) | os.O_CLOEXEC)

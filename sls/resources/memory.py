@@ -370,7 +370,8 @@ def open_version(ctx: RestoreContext, file: FileVersion, mode: int) -> int:
 
     def make() -> int:
         try:
-            fd = os.open(file.path, mode | os.O_CLOEXEC)
+            with ctx.as_owner():
+                fd = os.open(file.path, mode | os.O_CLOEXEC)
         except OSError as error:
             raise RestoreConflictError(
                 f"{file.path.decode(errors='replace')}: {error.strerror}; put the file back and restore again",

@@ -260,17 +260,19 @@ def _make_deleted(ctx: RestoreContext, inode: Nameless) -> int:
     names = [name, *(b".%s.%d" % (name[:200], number) for number in range(_NAME_TRIES))]
     for path in (os.path.join(folder, one) for one in names):
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with ctx.as_owner():
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                os.unlink(path)
         except FileExistsError:
             continue
-        os.unlink(path)
         return fd
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), inode.name)
 
 
 def _make_posix(ctx: RestoreContext, inode: Nameless) -> int:
     """The one that is there, for others may know it, else a new one."""
-    return os.open(inode.name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with ctx.as_owner():
+        return os.open(inode.name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _is_in_use(ctx: RestoreContext, inode: Nameless, fd: int) -> bool:
@@ -287,7 +289,8 @@ def _is_in_use(ctx: RestoreContext, inode: Nameless, fd: int) -> bool:
 
 def _make_tmpfile(ctx: RestoreContext, inode: Nameless) -> int:
     folder = _existing_folder(ctx, inode, inode.name)
-    return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    with ctx.as_owner():
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
 
 def _existing_folder(ctx: RestoreContext, inode: Nameless, folder: bytes) -> bytes:

@@ -153,12 +153,13 @@ def _make_fifo(ctx: RestoreContext, record: PipeRecord) -> _Ends:
     """Reading and writing, it does not wait for a peer (fifo(7))."""
     path, name = record.path, record.path.decode(errors="replace")
     try:
-        if record.is_deleted:
-            path = b"%s.%d" % (record.path, os.getpid())
-            os.mkfifo(path, 0o600)
-        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        if record.is_deleted:
-            os.unlink(path)
+        with ctx.as_owner():
+            if record.is_deleted:
+                path = b"%s.%d" % (record.path, os.getpid())
+                os.mkfifo(path, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            if record.is_deleted:
+                os.unlink(path)
     except OSError as error:
         raise RestoreConflictError(
             f"{name}: {error.strerror}; put the FIFO back and restore again",

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import stat
+from contextlib import nullcontext
 from typing import Final
 
 from sls import syscalls
@@ -89,7 +90,8 @@ class Regular(FileType[RegularRecord]):
             path = f"/proc/self/fd/{nameless_descriptor(ctx, record.inode, os.O_RDONLY)}"
             flags &= _REOPEN_FLAGS
         try:
-            fd = os.open(path, flags | os.O_CLOEXEC)
+            with nullcontext() if record.inode is not None else ctx.as_owner():
+                fd = os.open(path, flags | os.O_CLOEXEC)
         except OSError as error:
             raise RestoreConflictError(
                 f"{record.path.decode(errors='replace')}: {error.strerror}; put it back and restore again",

@@ -159,7 +159,8 @@ class Tty(FileType[TtyRecord]):
             return open_slave(pair(ctx, pty_index(terminal.device)), flags)
         is_standard = record.number <= _STANDARD_ERROR
         if not (ctx.terminal and is_standard) and is_still_there(ctx, terminal):
-            return os.open(terminal.path, flags | os.O_NONBLOCK)
+            with ctx.as_owner():
+                return os.open(terminal.path, flags | os.O_NONBLOCK)
         if ctx.terminal:
             return _stand_in(ctx, record, flags)
         name = terminal.path.decode(errors="replace")

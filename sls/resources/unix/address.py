@@ -87,7 +87,8 @@ def bind(ctx: RestoreContext, view: socket.socket, name: UnixName) -> bytes:
             return name.raw
         if name.node is None:
             return bind_without_node(ctx, view, name)
-        return _bind_with_node(ctx, view, name, name.node)
+        with ctx.as_owner():
+            return _bind_with_node(ctx, view, name, name.node)
     except OSError as error:
         advice = (
             "end the program that uses it"
