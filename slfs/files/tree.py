@@ -573,11 +573,12 @@ class Tree:
             content.pages[edge] = page
             edge += 1
         held = -(-inode.size // PAGE_BYTES)
+        was_whole = content.cut == UNCUT
         content.cut_at(max(edge, POOLED_PAGES))
         for number in range(edge, min(held, POOLED_PAGES)):
             content.pages[number] = ZERO_PAGE
-        if held <= POOLED_PAGES and content.cut == POOLED_PAGES:
-            content.cut = UNCUT  # there is nothing behind the first pages
+        if held <= POOLED_PAGES and was_whole:
+            content.cut = UNCUT  # there is nothing behind the first pages, and nothing was cut off
         self.dirty_pages += len(content.pages) - before
         if inode.pages == held:
             inode.pages = edge

@@ -91,6 +91,24 @@ def cut_and_grown() -> Any:
 
 
 @case
+def cut_twice() -> Any:
+    """What a first cut took away does not come back after a second, smaller one."""
+    with open("f", "wb") as file:
+        file.write(b"x" * 400_000)
+        file.flush()
+        os.fsync(file.fileno())
+    for length in (100, 8192):
+        fd = os.open("f", os.O_WRONLY | os.O_TRUNC)
+        os.write(fd, b"y" * length)
+        os.close(fd)
+    os.truncate("f", 50)
+    os.truncate("f", 400_000)
+    with open("f", "rb") as file:
+        data = file.read()
+    return len(data), data.count(b"x"), data.count(b"y")
+
+
+@case
 def direct() -> Any:
     """O_DIRECT beside the kernel's cache."""
     make("f", b"a" * 16384)

@@ -20,6 +20,8 @@ from tests.slfs.files.digest import digest
 __all__ = ["spawn"]
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 PROJECT = Path(__file__).parents[3]
+IS_LONG = "SLS_LONG" in os.environ  # the rows' own sizes, by hand
+MIB = 1 << 20
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_003_014_a_source_tree_is_identical_after_a_remount(make_mount: MakeMoun
     files = mounted.partition(1, create=True) / "files"
     for name in ("slfs", "tests/slfs"):
         shutil.copytree(PROJECT / name, files / name, symlinks=True)
-    (files / "random").write_bytes(random.Random(14).randbytes(8 << 20))
+    write_random(files / "random", (1024 if IS_LONG else 8) * MIB, seed=14)
     (files / "link").symlink_to("slfs/fs.py")
     os.link(files / "random", files / "again")
     before = digest(files)
@@ -50,6 +52,13 @@ def test_003_014_a_source_tree_is_identical_after_a_remount(make_mount: MakeMoun
     mounted.mount()
     assert digest(files) == before
     assert (files / "slfs/fs.py").read_bytes() == (PROJECT / "slfs/fs.py").read_bytes()
+
+
+def write_random(path: Path, length: int, *, seed: int) -> None:
+    chance = random.Random(seed)
+    with path.open("wb") as file:
+        for _ in range(length // MIB):
+            file.write(chance.randbytes(MIB))
 
 
 def test_013_four_generations_each_show_their_own(partition: Path, spawn: Spawn) -> None:
@@ -136,29 +145,36 @@ def install(program: Path, root: Path) -> None:
 
 
 def test_103_1024_files_read_back_identical(make_mount: MakeMount) -> None:
-    """Of 1 KiB here, and some of 1 MiB: those of the row take a minute."""
+    """Of 1 KiB, and some of 1 MiB, unless the run is a long one."""
     mounted = make_mount().mount()
     files = mounted.partition(1, create=True) / "files"
-    chance = random.Random(103)
-    contents = [chance.randbytes(1 << (10 if number % 64 else 20)) for number in range(1024)]
-    for number, data in enumerate(contents):
-        (files / f"f{number}").write_bytes(data)
+
+    def contents(number: int) -> bytes:
+        size = MIB if IS_LONG or number % 64 == 0 else 1024
+        return random.Random(number).randbytes(size)
+
+    for number in range(1024):
+        (files / f"f{number}").write_bytes(contents(number))
     mounted.unmount()
     mounted.mount()
-    assert all((files / f"f{number}").read_bytes() == data for number, data in enumerate(contents))
+    assert all((files / f"f{number}").read_bytes() == contents(number) for number in range(1024))
 
 
 @pytest.fixture
 def small_device(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MiB for a store."""
+    """A file system with room for a store of some LOG_BYTES."""
     place = tmp_path / "small"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(place)], check=True)
+    size = f"size={LOG_BYTES * 5 // 2 + 14 * MIB}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", str(place)], check=True)
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_104_a_full_store_refuses_and_keeps_what_was_synced(
+LOG_BYTES = (256 if IS_LONG else 4) * MIB
+
+
+def test_104_a_preallocated_log_takes_what_it_was_made_for_and_a_full_store_refuses(
     small_device: Path, make_mount: MakeMount
 ) -> None:
     mounted = make_mount()
@@ -166,19 +182,23 @@ def test_104_a_full_store_refuses_and_keeps_what_was_synced(
     mounted.mount()
     files = mounted.partition(1, create=True) / "files"
     chance = random.Random(104)
-    log = chance.randbytes(2 << 20)
-    (files / "log").write_bytes(log)
-    sync(files / "log")
+    fd = os.open(files / "log", os.O_CREAT | os.O_RDWR)
+    os.posix_fallocate(fd, 0, LOG_BYTES)
+    for offset in range(0, LOG_BYTES, MIB):
+        os.pwrite(fd, chance.randbytes(MIB), offset)
+        os.fsync(fd)
+    os.close(fd)
+    before = digest(files)
     with pytest.raises(OSError) as caught:
-        for number in range(64):
-            (files / f"f{number}").write_bytes(chance.randbytes(1 << 20))
+        for number in range(2 * LOG_BYTES // MIB + 64):
+            (files / f"f{number}").write_bytes(chance.randbytes(MIB))
             sync(files / f"f{number}")
     assert caught.value.errno == errno.ENOSPC
-    assert (files / "log").read_bytes() == log
+    assert digest(files)["log"] == before["log"]
     os.kill(mounted.daemon, signal.SIGKILL)
     mounted.wait_ended()
     mounted.mount()
-    assert (files / "log").read_bytes() == log
+    assert digest(files)["log"] == before["log"]
 
 
 def sync(path: Path) -> None:
