@@ -148,6 +148,10 @@ class Base:
         for object_id, written in batch.written:
             self._blocks.patch(object_id, written)
 
+    def inode_pages(self, first: int, count: int) -> bytes:
+        """Pages of inode records, one behind the other."""
+        return self._read(INODE_OBJECT, first * PAGE_BYTES, count * PAGE_BYTES)
+
     def inode_page(self, number: int) -> bytes:
         """One page of inode records."""
         return self._read(INODE_OBJECT, number * PAGE_BYTES, PAGE_BYTES)
@@ -173,6 +177,7 @@ class InodePages:
     """Pages of inode records, the last used ones kept. `dirty` are those to be flushed."""
 
     LIMIT: Final = 2048
+    AT_ONCE: Final = 16
 
     def __init__(self, base: Base) -> None:
         self._base = base
@@ -183,8 +188,18 @@ class InodePages:
         """A page, read when it is not here."""
         found = self._pages.get(number)
         if found is None:
-            found = self._pages[number] = bytearray(self._base.inode_page(number))
+            self._read_around(number)
+            found = self._pages[number]
         return found
+
+    def _read_around(self, number: int) -> None:
+        """Read a page with its neighbours: who lists a directory asks for them next."""
+        first = number - number % self.AT_ONCE
+        data = self._base.inode_pages(first, self.AT_ONCE)
+        for index in range(self.AT_ONCE):
+            page = data[index * PAGE_BYTES : (index + 1) * PAGE_BYTES]
+            if first + index not in self._pages:
+                self._pages[first + index] = bytearray(page)
 
     def load(self, ino: int) -> Inode | None:
         """The inode of a number, if there is one."""

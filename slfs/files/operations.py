@@ -506,6 +506,7 @@ class FileOperations:
         node = listing.node
         with self._hold(node) as tree:
             directory = tree.directory(node & INO_MASK)
+            tree.trim(directory)
             if start == 0:
                 listing.rewind(directory)
             if start < 2 and not self._list_dots(listing, tree, directory, start, token):

@@ -659,6 +659,12 @@ class Tree:
         self._records.dirty.update(batch.inode_pages)
         self._dirty.setdefault(self.root, self.get(self.root))
 
+    def trim(self, keep: Inode) -> None:
+        """Between two requests: where very many inodes were looked at, forget the oldest but `keep`."""
+        if len(self._inodes) > KEPT_INODES:
+            self._evict()
+            self._inodes.setdefault(keep.ino, keep)
+
     def _evict(self) -> None:
         """Forget the oldest half of what is not changed and not an orphan."""
         for ino in list(self._inodes)[: KEPT_INODES // 2]:
