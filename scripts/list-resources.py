@@ -13,27 +13,52 @@ from sls.resources import FILE_TYPES, PROCESS_STATES, THREAD_STATES
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "resources.md"
+PROOFS = ROOT / "docs" / "resource-tests.txt"
 HEAD = """# Resources
 
 What a process is made of, and where each piece is kept. Made from the register in `sls/resources/__init__.py` by
 `scripts/list-resources.py`. What is not listed is refused at the checkpoint, by name; the program goes on unharmed.
+*Told* stands in the generation's `report`; *refused* means that the checkpoint fails with that sentence.
 """
+FACTS = ("Not kept", "Kernel")  # lines of each module's docstring
+COLUMNS = (
+    "| module | what is kept | not kept | since which kernel | tests |\n|---|---|---|---|---|\n"
+)
 
 
 def rows(kinds: Sequence[object]) -> Iterator[str]:
-    """One line a module: what its docstring says first, and the tests that mirror it."""
+    """One line a module: what its docstring says, and the tests that mirror it."""
     seen = set()
     for kind in kinds:
         module = inspect.getmodule(kind.__class__)
         assert module is not None
         if module.__name__ not in seen:
             seen.add(module.__name__)
-            yield f"| `{module.__name__.removeprefix('sls.resources.')}` | {summary(module)} | {tests(module)} |\n"
+            name = module.__name__.removeprefix("sls.resources.")
+            cells = [
+                f"`{name}`",
+                summary(module),
+                *(fact(module, word) for word in FACTS),
+                tests(module),
+            ]
+            yield f"| {' | '.join(cells)} |\n"
 
 
 def summary(module: ModuleType) -> str:
     """First paragraph of a module's docstring, on one line."""
-    return " ".join((module.__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|")
+    return in_table((module.__doc__ or "").split("\n\n")[0])
+
+
+def fact(module: ModuleType, word: str) -> str:
+    """The line of the docstring that begins with `word`."""
+    lines = [one for one in (module.__doc__ or "").splitlines() if one.startswith(f"{word}: ")]
+    assert len(lines) == 1, f"{module.__name__}: its docstring needs one line `{word}: …`"
+    return in_table(lines[0].removeprefix(f"{word}: ").removesuffix("."))
+
+
+def in_table(text: str) -> str:
+    """A cell's text, on one line."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def tests(module: ModuleType) -> str:
@@ -52,9 +77,23 @@ def text() -> str:
         ("Processes", PROCESS_STATES),
         ("Threads", THREAD_STATES),
     ):
-        parts.append(f"\n## {title}\n\n| module | what is kept | tests |\n|---|---|---|\n")
+        parts.append(f"\n## {title}\n\n{COLUMNS}")
         parts += rows(kinds)
+    parts.append("\n## What proves it\n\n| of | what | test |\n|---|---|---|\n")
+    parts += proofs()
     return "".join(parts)
+
+
+def proofs() -> Iterator[str]:
+    """Rows of docs/resource-tests.txt (group, what, test below tests/sls/resources); each test must be there."""
+    for line in PROOFS.read_text().splitlines():
+        group, what, place = line.split("|")
+        name, _, function = place.partition("::")
+        path = (ROOT / "tests" / "sls" / "resources" / name).resolve()
+        assert path.exists(), f"{path}: no such test"
+        assert f"def {function}" in path.read_text(), f"{place}: no such test"
+        shown = path.relative_to(ROOT).as_posix() + (f"::{function}" if function else "")
+        yield f"| {group} | {what} | `{shown}` |\n"
 
 
 def main(arguments: Sequence[str]) -> int:

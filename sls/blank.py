@@ -367,6 +367,7 @@ class Forest:
     def kill(self) -> None:
         """End everything that was made."""
         _end([*self.processes, *(pid for pid, _ in self._stand_ins), self.seed_pid])
+        self.arena.close()
 
 
 def _own_style_layout() -> list[VmaLine]:

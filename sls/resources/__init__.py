@@ -43,10 +43,17 @@ from sls.resources.memfd import Memfd, MemfdRecord
 from sls.resources.memory import Memory, MemoryRecord, VmaKind, VmaRecord
 from sls.resources.namespaces import Namespaces, NamespacesRecord
 from sls.resources.netlink_socket import NetlinkSocket, NetlinkSocketRecord
+from sls.resources.numa import (
+    MappingPolicies,
+    MappingPoliciesRecord,
+    NumaPolicy,
+    NumaPolicyRecord,
+)
 from sls.resources.other_socket import OtherSocket, OtherSocketRecord
 from sls.resources.packet_socket import PacketSocket, PacketSocketRecord
 from sls.resources.pidfd import Pidfd, PidfdRecord
 from sls.resources.pipe import Pipe, PipeRecord
+from sls.resources.posix_queue import PosixQueueFile, PosixQueueRecord
 from sls.resources.posix_timer import PosixTimers, PosixTimersRecord
 from sls.resources.process import Process, ProcessStateRecord
 from sls.resources.raw_socket import RawSocket, RawSocketRecord
@@ -101,11 +108,13 @@ PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     SemaphoreUndo(),
     SysvQueues(),
     PosixTimers(),
+    MappingPolicies(),
 )
 THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (
     Thread(),
     ThreadSignals(),
     UtsNamespace(),
+    NumaPolicy(),
     Seccomp(),
     Credentials(),
 )
@@ -113,6 +122,7 @@ FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
     Refused(),
     Memfd(),
     ProcFile(),
+    PosixQueueFile(),
     Regular(),
     Device(),
     PtyMaster(),
@@ -148,14 +158,21 @@ AnyProcessRecord = (
     | SemaphoreUndoRecord
     | SysvQueuesRecord
     | PosixTimersRecord
+    | MappingPoliciesRecord
 )
 AnyThreadRecord = (
-    ThreadStateRecord | ThreadSignalsRecord | UtsNamespaceRecord | SeccompRecord | CredentialsRecord
+    ThreadStateRecord
+    | ThreadSignalsRecord
+    | UtsNamespaceRecord
+    | NumaPolicyRecord
+    | SeccompRecord
+    | CredentialsRecord
 )
 AnyFileRecord = (
     RegularRecord
     | MemfdRecord
     | ProcFileRecord
+    | PosixQueueRecord
     | DeviceRecord
     | PtyMasterRecord
     | TtyRecord

@@ -1,6 +1,9 @@
 """Membership in control groups, cgroups(7): by path in each hierarchy. A group that is gone is told of.
 
 The groups themselves and their limits are the machine's, not the program's.
+
+Not kept: the groups and their limits, which are the machine's.
+Kernel: Linux 2.6.24.
 """
 
 import os

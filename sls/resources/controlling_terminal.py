@@ -1,6 +1,9 @@
 """The controlling terminal of a session and its foreground process group (credentials(7), ioctl_tty(2)).
 
 A session's leader takes the terminal before it has children, for they inherit it and could not take it themselves.
+
+Not kept: nothing.
+Kernel: any.
 """
 
 import os

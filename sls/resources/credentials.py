@@ -2,6 +2,9 @@
 
 A thread's own matter in the kernel, so a thread's record. Also what a change of credentials resets, and so must follow:
 dumpable, and the parent-death signal (prctl(2)).
+
+Not kept: nothing.
+Kernel: Linux 3.5; ambient capabilities 4.3.
 """
 
 import struct

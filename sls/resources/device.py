@@ -1,4 +1,8 @@
-"""Character devices without state: /dev/null and its kin. Others are refused by name."""
+"""Character devices without state: /dev/null and its kin. Others are refused by name.
+
+Not kept: devices with a state of their own, refused by name.
+Kernel: any.
+"""
 
 import os
 import stat

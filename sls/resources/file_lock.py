@@ -2,6 +2,9 @@
 
 A POSIX lock belongs to the process and the inode, so each process sets its own again; the other kinds belong to the
 open file description, so its first holder does. All are taken without waiting: someone else's lock is a conflict.
+
+Not kept: a lock that another has taken meanwhile: the restore is refused.
+Kernel: Linux 4.1 (locks in fdinfo).
 """
 
 import enum

@@ -2,6 +2,9 @@
 
 They belong to the open file description; its first holder sets them, because the kernel notes the descriptor's number
 for the signal's si_fd. A lease (`file_lock`) tells its owner by the same means.
+
+Not kept: nothing.
+Kernel: Linux 2.6.32.
 """
 
 import fcntl

@@ -2,6 +2,9 @@
 
 fdinfo names a watched inode by device and file handle; open_by_handle_at(2) turns it into a path. Watch descriptors
 are numbers that inotify counts up, so the count is moved by watches that are removed at once.
+
+Not kept: events that wait to be read, told.
+Kernel: Linux 3.8 (fdinfo).
 """
 
 import errno

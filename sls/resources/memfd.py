@@ -1,4 +1,8 @@
-"""memfd_create(2): name, bytes, seals, position; mappings of it are of the same object (`nameless`)."""
+"""memfd_create(2): name, bytes, seals, position; mappings of it are of the same object (`nameless`).
+
+Not kept: memfds of huge pages (MFD_HUGETLB), refused; secret memory, refused.
+Kernel: Linux 3.17.
+"""
 
 import os
 

@@ -3,6 +3,9 @@
 Contents of private pages are not in the record: `sls.pages` copies them by address. Inodes without a name (`nameless`)
 are kept as contents of the generation; files that have one are mapped again by it, and must not have changed.
 Sources: proc(5), prctl(2) PR_SET_MM_MAP, Documentation/filesystems/proc.rst (VmFlags).
+
+Not kept: huge pages of hugetlbfs, protection keys, shadow stacks: refused.
+Kernel: Linux 5.17 (names), 6.13 (guard pages), 6.7 for fast deltas.
 """
 
 import enum

@@ -1,6 +1,9 @@
 """Namespaces (namespaces(7)): those of the restorer come back; a process with its own is refused by name.
 
 Each for a reason of its own (`_REASONS`). UTS namespaces are kept (`uts_namespace`).
+
+Not kept: a namespace of its own of any other kind, refused.
+Kernel: Linux 3.8.
 """
 
 import os

@@ -1,6 +1,9 @@
 """netlink(7) sockets: port number, group memberships and options. Unread messages cannot be sent again, so none may be.
 
 The kernel's answers carry the kernel's own port number, which no program can send from.
+
+Not kept: unread messages and other protocols, refused.
+Kernel: Linux 4.2 (NETLINK_LIST_MEMBERSHIPS).
 """
 
 import select

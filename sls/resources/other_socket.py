@@ -1,4 +1,8 @@
-"""Sockets of families that are not kept: each is refused with its name. Behind all kinds of sockets in the register."""
+"""Sockets of families that are not kept: each is refused with its name. Behind all kinds of sockets in the register.
+
+Not kept: all of it: refused.
+Kernel: any.
+"""
 
 import socket
 from typing import Final, NoReturn

@@ -1,7 +1,9 @@
 """packet(7) sockets: device, protocol, options, filter, memberships. A ring in shared memory is refused.
 
-Not kept: frames that were not read yet are lost, as they are when a queue is full; a device that is gone is told of.
 Memberships are read by sock_diag(7) (CONFIG_PACKET_DIAG).
+
+Not kept: frames that were not read yet, told; rings, refused.
+Kernel: Linux 3.7 (sock_diag; CONFIG_PACKET_DIAG).
 """
 
 import select

@@ -1,4 +1,8 @@
-"""pidfd_open(2): a descriptor of a process, of the partition or outside of it, running or ended."""
+"""pidfd_open(2): a descriptor of a process, of the partition or outside of it, running or ended.
+
+Not kept: nothing; one of a process outside that has gone is told.
+Kernel: Linux 5.3; of a thread 6.9.
+"""
 
 import os
 

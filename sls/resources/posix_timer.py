@@ -3,6 +3,9 @@
 /proc/<pid>/timers lists them; what is left is asked inside the process. A number comes back by
 PR_TIMER_CREATE_RESTORE_IDS (Linux 6.16), before that by making and deleting timers until it is next. The count of
 overruns of the last delivered signal is lost.
+
+Not kept: nothing.
+Kernel: Linux 3.10 (/proc/<pid>/timers; CONFIG_CHECKPOINT_RESTORE).
 """
 
 import re

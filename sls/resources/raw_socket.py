@@ -1,6 +1,9 @@
 """raw(7) sockets over IPv4 and IPv6: addresses, protocol, options, the filter of ICMP types.
 
 Packets that were not read yet are lost, as they are when a queue is full.
+
+Not kept: packets that were not read yet, told.
+Kernel: any.
 """
 
 import select

@@ -1,6 +1,9 @@
 """Kinds of files that are refused, each with a sentence of its own.
 
 The first of the register, for some look like files with a path.
+
+Not kept: all of it: refused, each with its reason.
+Kernel: any.
 """
 
 from typing import Final, NoReturn

@@ -1,6 +1,9 @@
 """Regular files and directories (open(2)): path, position, flags; deleted ones with their bytes.
 
 A directory's position is its offset as well. O_PATH descriptors of anything with a path belong here too.
+
+Not kept: a deleted directory, a file that a mount hides: refused; a deleted file's other hard links, told.
+Kernel: any.
 """
 
 import errno
@@ -10,7 +13,6 @@ import stat
 from contextlib import nullcontext
 from typing import Final
 
-from sls import syscalls
 from sls.errors import RestoreConflictError
 from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, RestoreContext
 from sls.resources.nameless import (
@@ -24,7 +26,6 @@ from sls.resources.nameless import (
 )
 
 _OF_A_PROCESS: Final = re.compile(rb"/proc/\d+(/|$)")
-_QUEUE_BYTES: Final = 80  # FILENT_SIZE of ipc/mqueue.c
 _CREATION_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 _TMPFILE_FLAGS: Final = os.O_TMPFILE | os.O_RDWR
 # O_TMPFILE includes O_DIRECTORY, which no deleted file has; the link in /proc is a link indeed
@@ -54,10 +55,6 @@ class Regular(FileType[RegularRecord]):
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> RegularRecord:
         path, inode = file.target, None
-        if _is_message_queue(file):
-            raise file.unsupported(
-                f"{path.decode(errors='replace')}: a POSIX message queue is not supported"
-            )
         if is_nameless(path, file.stat):
             found = other_name(path, file.stat)
             if found is None:
@@ -105,15 +102,6 @@ class Regular(FileType[RegularRecord]):
                 os.close(fd)
                 raise
         return fd
-
-
-def _is_message_queue(file: OpenFile) -> bool:
-    """mq_open(3): its link is its name, `/NAME`, wherever the filesystem is mounted, and its size is 80 bytes."""
-    return (
-        file.target.rfind(b"/") == 0
-        and file.stat.st_size == _QUEUE_BYTES
-        and syscalls.filesystem_type(file.descriptor) == syscalls.MQUEUE_MAGIC
-    )
 
 
 class ProcFileRecord(RegularRecord, frozen=True, tag="proc-file"):

@@ -3,6 +3,9 @@
 While we work inside a thread its filters are suspended (PTRACE_O_SUSPEND_SECCOMP); a tracer that is killed at that
 moment leaves the end of its work to the mercy of the filter. Filters that threads share come back as copies, so that a
 later SECCOMP_FILTER_FLAG_TSYNC is refused to the program.
+
+Not kept: filters of extended BPF, user notification: refused.
+Kernel: Linux 4.4 (PTRACE_SECCOMP_GET_FILTER), root.
 """
 
 import struct

@@ -2,6 +2,9 @@
 
 Masks are in the thread's record. Queued signals are put back with rt_sigqueueinfo(2) by the task itself, the only
 sender that the kernel lets forge a siginfo_t.
+
+Not kept: nothing.
+Kernel: Linux 3.10 (PTRACE_PEEKSIGINFO).
 """
 
 import signal

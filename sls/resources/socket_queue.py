@@ -1,14 +1,15 @@
 """What waits in a socket's receive queue, read with MSG_PEEK: nothing is taken out (recv(2), socket(7) SO_PEEK_OFF).
 
 Not a resource of its own: part of the records of unix and UDP sockets. One kernel fact limits it: an empty message that
-was peeked once is skipped by later peeks behind the first place (net/core/datagram.c, `skb->peeked`).
+was peeked once is skipped by later peeks behind the first place (net/core/datagram.c, `skb->peeked`). So what an
+earlier capture saw is remembered, and put back between what is seen now; another tracer's captures are not.
 """
 
 import fcntl
 import select
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -51,8 +52,43 @@ def is_peekable(ctx: CaptureContext, file: OpenFile, view: socket.socket) -> boo
     return False
 
 
-def peek_messages(view: socket.socket) -> Iterator[PeekedMessage]:
+def peek_messages(file: OpenFile, view: socket.socket) -> list[PeekedMessage]:
     """Every message of a queue that keeps boundaries, in order."""
+    seen = list(_visible_messages(view))
+    what = f"queue of {file.target.decode()}"
+    before: tuple[PeekedMessage, ...] = file.process.memo.of(what, b"", tuple)
+    found = _with_hidden(before, seen)
+    if any(not one.data for one in found[1:]):
+        file.process.memo.put(what, b"", tuple(_without_rights(one) for one in found))
+    else:
+        file.process.memo.drop(what)
+    return found
+
+
+def _with_hidden(
+    before: Sequence[PeekedMessage], seen: Sequence[PeekedMessage]
+) -> list[PeekedMessage]:
+    """What is in the queue, by what is seen of it and what was in it before; the first of those may be gone."""
+    signs = [(one.data, one.address) for one in seen]
+    for gone in range(len(before)):
+        rest = before[gone:]
+        shown = [place for place, one in enumerate(rest) if one.data or not place]
+        if [(rest[place].data, rest[place].address) for place in shown] == signs[: len(shown)]:
+            now = dict(zip(shown, seen, strict=False))
+            return [now.get(place, one) for place, one in enumerate(rest)] + list(
+                seen[len(shown) :]
+            )
+    return list(seen)
+
+
+def _without_rights(message: PeekedMessage) -> PeekedMessage:
+    """For memory: descriptors that came with it are closed by then."""
+    return message._replace(
+        ancillary=[one for one in message.ancillary if one[1] != socket.SCM_RIGHTS]
+    )
+
+
+def _visible_messages(view: socket.socket) -> Iterator[PeekedMessage]:
     with peek_offset(view, _FROM_THE_HEAD):
         first = _peek(view)
         if first is None or _is_end(view, first):
@@ -72,7 +108,7 @@ def _is_end(view: socket.socket, message: PeekedMessage) -> bool:
     return bool(poller.poll(0))
 
 
-def peek_stream(view: socket.socket) -> Iterator[PeekedMessage]:
+def peek_stream(file: OpenFile, view: socket.socket) -> Iterator[PeekedMessage]:
     """A byte stream in pieces: one begins where descriptors were sent, or credentials change."""
     position = 0
     with peek_offset(view, 0):

@@ -1,10 +1,12 @@
 """What System V objects have in common (sysvipc(7)): ids, keys, owners, and whose they are.
 
 Not a resource of its own: shared memory, semaphores and message queues each are. No process holds a semaphore set or
-a queue, so the kernel cannot tell to whom one belongs. It is taken for the partition's when a member was the last to
-use it; when nobody who lives was, and a member's user made it since that member began.
+a queue, so the kernel cannot tell to whom one belongs. It is the partition's when a member was the last to use it, or
+waits for it. When nobody has used it yet, and a member's user made it since that member began, it may be: then it is
+made again if it is gone, and never touched if it is there. One whose last user has ended is left to the machine.
 """
 
+import enum
 import errno
 import os
 from collections.abc import Callable, Collection
@@ -20,7 +22,6 @@ IPC_EXCL: Final = 0o2000
 IPC_NOWAIT: Final = 0o4000
 IPC_RMID: Final = 0
 IPC_SET: Final = 1
-_ANY_ID: Final = -1
 _PERMISSION_BITS: Final = 0o777
 # name in /proc/sys/kernel → (words for people, option of ipcrm(1), its control call)
 _KINDS: Final = {
@@ -31,7 +32,10 @@ _KINDS: Final = {
 
 
 class SysvObject(Record, frozen=True):
-    """What names one, and whose it is. A private one has key 0; so has a destroyed segment."""
+    """What names one, and whose it is. A private one has key 0; so has a destroyed segment.
+
+    `is_certain`: it is known to be the partition's.
+    """
 
     identifier: int
     key: int
@@ -40,9 +44,12 @@ class SysvObject(Record, frozen=True):
     gid: int
     creator_uid: int
     creator_gid: int
+    is_certain: bool = True
 
 
-def describe(found: "proc.SysvSemaphores | proc.SysvQueue | proc.SysvSegment") -> SysvObject:
+def describe(
+    found: "proc.SysvSemaphores | proc.SysvQueue", *, is_certain: bool = True
+) -> SysvObject:
     """The common part of a line of /proc/sysvipc."""
     return SysvObject(
         identifier=found.identifier,
@@ -52,21 +59,31 @@ def describe(found: "proc.SysvSemaphores | proc.SysvQueue | proc.SysvSegment") -
         gid=found.gid,
         creator_uid=found.creator_uid,
         creator_gid=found.creator_gid,
+        is_certain=is_certain,
     )
 
 
-def is_of_partition(
+class Ownership(enum.Enum):
+    """Whose an object is, as far as can be told."""
+
+    MEMBER = enum.auto()
+    PERHAPS = enum.auto()
+    OTHER = enum.auto()
+
+
+def ownership(
     ctx: CaptureContext, found: "proc.SysvSemaphores | proc.SysvQueue", users: Collection[int]
-) -> bool:
-    """Whether an object is taken for the partition's; `users`: pids of those who used it last, 0 for nobody."""
+) -> Ownership:
+    """Whose an object is; `users`: pids of those who used it last, 0 for nobody."""
     if any(user in ctx.processes for user in users):
-        return True
-    if is_used_by_living(users):
-        return False
-    return any(
+        return Ownership.MEMBER
+    if any(users):
+        return Ownership.OTHER
+    is_possible = any(
         _user(process) == found.creator_uid and _began_s(process) <= found.changed_s
         for process in ctx.processes.values()
     )
+    return Ownership.PERHAPS if is_possible else Ownership.OTHER
 
 
 def is_used_by_living(users: Collection[int]) -> bool:
@@ -93,27 +110,27 @@ def create(
     taken. `pid`: the creator's, where the kernel remembers it.
     """
     words, option, _ = _KINDS[kind]
+    before = identifiers(kind)
     try:
-        _choose_next(kind, wanted.identifier)
+        with open(f"/proc/sys/kernel/{kind}_next_id", "w", encoding="ascii") as file:
+            file.write(str(wanted.identifier))
         run_as(Identity(pid=pid, uid=wanted.creator_uid, gid=wanted.creator_gid), make)
     except OSError as error:
-        _choose_next(kind, _ANY_ID)
+        code = error.errno or errno.EEXIST
         raise RestoreConflictError(
-            f"System V {words} with key {wanted.key:#x} cannot be made: {os.strerror(error.errno or errno.EEXIST)}; "
+            f"System V {words} with key {wanted.key:#x} cannot be made: {os.strerror(code)}; "
             f"remove the one in its place (ipcrm {option.upper()}) and restore again",
-            error.errno or errno.EEXIST,
+            code,
         ) from error
-    if wanted.identifier not in identifiers(kind):
+    made = identifiers(kind) - before
+    if wanted.identifier not in made:
+        if len(made) == 1:
+            remove(kind, made.pop())
         raise RestoreConflictError(
             f"System V {words} cannot have the id {wanted.identifier} here; remove some (ipcrm {option}) and "
             "restore again"
         )
     ctx.on_failure(lambda: remove(kind, wanted.identifier))
-
-
-def _choose_next(kind: str, identifier: int) -> None:
-    with open(f"/proc/sys/kernel/{kind}_next_id", "w", encoding="ascii") as file:
-        file.write(str(identifier))
 
 
 def identifiers(kind: str) -> set[int]:

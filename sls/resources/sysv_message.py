@@ -1,17 +1,24 @@
 """System V message queues (msgget(2), msgsnd(2)): ids, keys, owners, size, last users, and the messages in order.
 
 Messages are looked at with MSG_COPY (Linux 3.8, CONFIG_CHECKPOINT_RESTORE), which takes none out; without it a queue
-that holds some is refused. Not kept: the times of the last calls, which become those of the restore.
+that holds some is refused.
+
+Not kept: the times of the last calls.
+Kernel: Linux 3.9 (MSG_COPY; CONFIG_CHECKPOINT_RESTORE).
 """
 
 import errno
 import os
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
+from msgspec.structs import replace
+
 from sls import proc, syscalls
+from sls.errors import RestoreConflictError, UnsupportedResourceError
 from sls.remote import Remote
 from sls.resources.base import (
     CaptureContext,
@@ -29,12 +36,13 @@ from sls.resources.sysv import (
     IPC_EXCL,
     IPC_NOWAIT,
     IPC_SET,
+    Ownership,
     SysvObject,
     create,
     describe,
-    is_of_partition,
     is_used_by_living,
     other_in_place,
+    ownership,
 )
 from sls.syscalls import SYSCALL_NUMBERS
 
@@ -86,14 +94,18 @@ class SysvQueues(ProcessState[SysvQueuesRecord]):
             for thread in one.frozen.threads.values()
             if thread.registers.orig_rax in _WAITING
         }
-        return SysvQueuesRecord(
-            queues=tuple(
-                _described(process, line)
-                for line in proc.sysv_queues()
-                if line.identifier in waited_for
-                or is_of_partition(ctx, line, {line.last_sender, line.last_receiver} - {0})
-            )
-        )
+        queues = []
+        for line in proc.sysv_queues():
+            whose = ownership(ctx, line, {line.last_sender, line.last_receiver} - {0})
+            if line.identifier in waited_for:
+                whose = Ownership.MEMBER
+            if whose is Ownership.MEMBER:
+                queues.append(_described(process, line))
+            elif whose is Ownership.PERHAPS:
+                with suppress(OSError, UnsupportedResourceError):  # a stranger's that changes
+                    found = _described(process, line)
+                    queues.append(replace(found, object=describe(line, is_certain=False)))
+        return SysvQueuesRecord(queues=tuple(queues))
 
     def prepare(self, ctx: RestoreContext, record: SysvQueuesRecord) -> None:
         for queue in record.queues:
@@ -142,8 +154,16 @@ def _make(ctx: RestoreContext, wanted: MessageQueue) -> None:
     there = next((one for one in proc.sysv_queues() if one.identifier == identifier), None)
     if there is None:
         flags = common.mode | IPC_CREAT | IPC_EXCL
-        create(ctx, "msg", common, partial(syscalls.syscall, "msgget", common.key, flags))
-    elif there.key != common.key:
+        try:
+            create(ctx, "msg", common, partial(syscalls.syscall, "msgget", common.key, flags))
+        except RestoreConflictError as error:
+            if common.is_certain:
+                raise
+            ctx.note("message queue", f"{error}; it may be another program's")
+            return
+    elif not common.is_certain:
+        return
+    elif (there.key, there.creator_uid) != (common.key, common.creator_uid):
         raise other_in_place("msg", identifier)
     elif is_used_by_living({there.last_sender, there.last_receiver} - {0}):
         ctx.note("message queue", f"queue {identifier} is in use by others: its messages stay")

@@ -1,22 +1,26 @@
 """System V semaphores (semget(2), semop(2)): sets with ids, keys, owners, values and last users, and what is undone.
 
-Not kept: the time of the last operation, which becomes that of the restore; the last user of a set that has ended.
-
 What a process's end undoes (SEM_UNDO) is shown nowhere. It is found by operations that fail in any case: an array
 whose last operation would block changes nothing, and its errno tells on the way whether an adjustment would leave its
 range (ipc/sem.c checks the semaphores in order). Threads share it; a process that never asked for it has none, which
 kcmp(2) tells.
+
+Not kept: the time of the last operation; an ended last user; undoing in a set that others change at that moment.
+Kernel: Linux 3.9 (sem_next_id), 3.5 (kcmp).
 """
 
 import errno
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Final
 
+from msgspec.structs import replace
+
 from sls import proc, syscalls
+from sls.errors import RestoreConflictError
 from sls.remote import Call, In, Remote, Reply, call
 from sls.resources.base import (
     CaptureContext,
@@ -34,12 +38,13 @@ from sls.resources.sysv import (
     IPC_EXCL,
     IPC_NOWAIT,
     IPC_SET,
+    Ownership,
     SysvObject,
     create,
     describe,
-    is_of_partition,
     is_used_by_living,
     other_in_place,
+    ownership,
 )
 from sls.syscalls import SYSCALL_NUMBERS
 
@@ -48,6 +53,7 @@ _SEM_UNDO: Final = 0o10000
 _HIGHEST: Final = 32767  # SEMVMX, and SEMAEM for adjustments
 _OPERATIONS: Final = 250  # in one call; SEMOPM is 500, and some of ours take two
 _PROBES: Final = 16  # calls of one round of the search
+_CANNOT_BE_ITS: Final = frozenset([errno.EACCES, errno.EINVAL, errno.EIDRM])
 _SEMBUF = struct.Struct("=HhH")
 _SEMID_DS_BYTES: Final = 104  # struct semid64_ds of x86-64
 _WAITING: Final = frozenset(SYSCALL_NUMBERS[name] for name in ("semop", "semtimedop"))
@@ -128,7 +134,8 @@ class SemaphoreUndo(ProcessState[SemaphoreUndoRecord]):
             return SemaphoreUndoRecord()
         ours = _sets(ctx)
         every = [*ours, *_foreign_sets(ctx)]
-        adjustments = yield from _adjustments(process, every)
+        strangers = {one.object.identifier for one in every[len(ours) :]}
+        adjustments = yield from _adjustments(process, every, strangers)
         undone = {one.identifier for one in adjustments}
         return SemaphoreUndoRecord(
             adjustments=tuple(adjustments),
@@ -173,13 +180,30 @@ def _all_sets(ctx: CaptureContext) -> tuple[tuple[SemaphoreSet, ...], tuple[Sema
         ours: list[SemaphoreSet] = []
         others: list[SemaphoreSet] = []
         for line in _lines(ctx):
-            one = _described(line)
-            is_waited_for = line.identifier in _waited_for(ctx)
-            is_ours = is_waited_for or is_of_partition(ctx, line, set(one.users) - {0})
-            (ours if is_ours else others).append(one)
+            try:
+                one = _described(line)
+            except OSError:
+                continue  # a stranger's that has gone meanwhile
+            whose = ownership(ctx, line, set(one.users) - {0})
+            if whose is Ownership.PERHAPS and line.identifier not in _waited_for(ctx):
+                ours.append(replace(one, object=describe(line, is_certain=False)))
+            elif whose is Ownership.MEMBER or line.identifier in _waited_for(ctx):
+                ours.append(one)
+            else:
+                others.append(one)
         return tuple(ours), tuple(others)
 
     return ctx.once("sysv semaphore sets", make)
+
+
+def _values(found: SemaphoreSet) -> tuple[int, ...]:
+    """The values now; none when the set has gone."""
+    values = bytearray(2 * len(found.values))
+    try:
+        syscalls.syscall_on("semctl", found.object.identifier, 0, _GETALL, values)
+    except OSError:
+        return ()
+    return struct.unpack(f"={len(found.values)}H", values)
 
 
 def _lines(ctx: CaptureContext) -> list[proc.SysvSemaphores]:
@@ -221,17 +245,20 @@ def _may_undo(ctx: CaptureContext, process: CapturedProcess) -> bool:
 
 
 def _adjustments(
-    process: CapturedProcess, sets: Sequence[SemaphoreSet]
+    process: CapturedProcess, sets: Sequence[SemaphoreSet], strangers: Collection[int]
 ) -> Remote[list[SemaphoreAdjustment]]:
-    """Those that are not zero. One batch tells for all semaphores whether theirs is."""
+    """Those that are not zero; one batch tells for all semaphores whether theirs is. `strangers`: others' sets."""
     places = [(found, number) for found in sets for number in range(len(found.values))]
     replies = yield [_probe(found, number, limit) for found, number in places for limit in (0, 1)]
     adjustments = []
     for (found, number), (zero, one) in zip(
         places, zip(replies[::2], replies[1::2], strict=True), strict=True
     ):
-        if -errno.EACCES in (zero.value, one.value):
-            continue  # it may not change it, and could never
+        if _CANNOT_BE_ITS & {-zero.value, -one.value}:
+            continue  # it may not change it, or the set has gone
+        is_busy = found.object.identifier in strangers and _values(found) != found.values
+        if is_busy:
+            continue  # somebody outside works with it at this moment: nothing can be told
         low, high = -_HIGHEST - 1, _HIGHEST
         low, high = _narrowed(process, found, (0, 1), (zero, one), (low, high))
         if (low, high) != (0, 0):
@@ -316,9 +343,23 @@ def _make(ctx: RestoreContext, wanted: SemaphoreSet) -> None:
     there = next((one for one in proc.sysv_semaphores() if one.identifier == identifier), None)
     if there is None:
         flags = common.mode | IPC_CREAT | IPC_EXCL
-        create(ctx, "sem", common, partial(syscalls.syscall, "semget", common.key, count, flags))
+        try:
+            create(
+                ctx, "sem", common, partial(syscalls.syscall, "semget", common.key, count, flags)
+            )
+        except RestoreConflictError as error:
+            if common.is_certain:
+                raise
+            ctx.note("semaphores", f"{error}; it may be another program's")
+            return
         _set_owner(common)
-    elif (there.key, there.semaphores) != (common.key, count):
+    elif not common.is_certain:
+        return
+    elif (there.key, there.semaphores, there.creator_uid) != (
+        common.key,
+        count,
+        common.creator_uid,
+    ):
         raise other_in_place("sem", identifier)
     elif is_used_by_living(_described(there).users):
         ctx.note("semaphores", f"set {identifier} is in use by others: its values stay")

@@ -3,6 +3,9 @@
 A thread taken out of a system call makes it again after a restore, for the time that was left (`sls.sleep`); only a
 timeout of a socket begins anew. Sources: ptrace(2), set_tid_address(2), get_robust_list(2), rseq(2), sched(7),
 ioprio_set(2).
+
+Not kept: debug registers.
+Kernel: Linux 5.13 (PTRACE_GET_RSEQ_CONFIGURATION).
 """
 
 import os

@@ -2,6 +2,9 @@
 
 A relative timer goes on with the time it had left. An absolute one keeps its instant: of the wall clock always, of
 the monotonic clocks within one boot, for the program compares it with clocks that went on meanwhile.
+
+Not kept: a cancelled one's pending ECANCELED.
+Kernel: Linux 3.17 (fdinfo, TFD_IOC_SET_TICKS; CONFIG_CHECKPOINT_RESTORE).
 """
 
 import errno

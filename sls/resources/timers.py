@@ -2,6 +2,9 @@
 
 A periodic ITIMER_REAL that has gone off stands still until its signal is taken from the queue (kernel/signal.c). Of
 such a one no time is left; it is set to go off at once, which adds nothing to a SIGALRM that waits already.
+
+Not kept: nothing.
+Kernel: any.
 """
 
 import struct

@@ -1,8 +1,11 @@
 """Terminals: pty masters and slaves, virtual consoles, /dev/tty (pty(7), ioctl_tty(2), termios(3)).
 
 A pair whose master is in the partition is made again, with its number if that is free. A terminal whose other end is
-outside is opened again if it still is the same; else the restorer's stands in, else /dev/null. Bytes that wait in a
-line discipline cannot be looked at without taking them, so they are reported as lost.
+outside is opened again if it still is the same; else the restorer's stands in, else /dev/null. Bytes that wait between
+master and slave come with the master (`tty_queue`), unless it is in packet mode or its output is stopped.
+
+Not kept: bytes in packet mode or of stopped output, told; an incomplete line with no other; line disciplines, refused.
+Kernel: Linux 4.13 (TIOCGPTPEER).
 """
 
 import errno
@@ -24,6 +27,17 @@ from sls.resources.base import (
     Record,
     RestoreContext,
 )
+from sls.resources.tty_queue import (
+    EMPTY,
+    TCGETS2,
+    TCSETS2,
+    TERMIOS2_BYTES,
+    TerminalQueue,
+    can_be_put_back,
+    look,
+    put,
+    waiting_bytes,
+)
 
 _MASTER: Final = os.makedev(5, 2)
 _CURRENT: Final = os.makedev(5, 0)  # /dev/tty
@@ -33,7 +47,6 @@ _STANDARD_ERROR: Final = 2
 _NUMBER_TRIES: Final = 4096
 
 # asm-generic/ioctls.h
-_TCGETS2, _TCSETS2, _TERMIOS2_BYTES = 0x802C542A, 0x402C542B, 44
 _WINSIZE_BYTES: Final = 8
 _TIOCPKT, _TIOCGPKT = 0x5420, 0x80045438
 _TIOCSPTLCK, _TIOCGPTLCK = 0x40045431, 0x80045439
@@ -69,6 +82,7 @@ class PtyMasterRecord(FileRecord, frozen=True, tag="pty-master"):
     mode: int
     uid: int
     gid: int
+    queue: TerminalQueue = EMPTY
 
 
 class TtyRecord(FileRecord, frozen=True, tag="tty"):
@@ -90,10 +104,6 @@ class PtyMaster(FileType[PtyMasterRecord]):
     def capture(self, ctx: CaptureContext, file: OpenFile) -> PtyMasterRecord:
         fd = file.descriptor
         index = int(file.info["tty-index"])
-        if waiting := _read_int(fd, termios.FIONREAD):
-            ctx.lose(
-                file.pid, f"fd {file.fd}", f"{waiting} bytes of output on pts/{index} not read yet"
-            )
         slave = os.stat(f"/dev/pts/{index}")
         return PtyMasterRecord(
             file_id=file.file_id,
@@ -107,6 +117,7 @@ class PtyMaster(FileType[PtyMasterRecord]):
             mode=stat.S_IMODE(slave.st_mode),
             uid=slave.st_uid,
             gid=slave.st_gid,
+            queue=_queue(ctx, file),
         )
 
     def restore(self, ctx: RestoreContext, record: PtyMasterRecord) -> int:
@@ -124,6 +135,10 @@ class PtyMaster(FileType[PtyMasterRecord]):
         """Once the slaves are open: the first open of one resets the settings."""
         if record.is_hung_up:
             os.close(open_slave(fd, os.O_RDWR))
+        if record.queue != EMPTY:
+            slave = open_slave(fd, os.O_RDWR | os.O_NONBLOCK)
+            put(fd, slave, record.settings.termios, record.queue)
+            os.close(slave)
         _set(fd, record.settings)
         fcntl.ioctl(fd, _TIOCSPTLCK, struct.pack("=i", record.is_locked))
         yield from ()
@@ -142,8 +157,6 @@ class Tty(FileType[TtyRecord]):
             raise file.unsupported(f"a terminal with line discipline {discipline} is not supported")
         device = _device(file)
         terminal = find_terminal(ctx, device, file.target)
-        if terminal.is_inside and (waiting := _read_int(file.descriptor, termios.FIONREAD)):
-            ctx.lose(file.pid, f"fd {file.fd}", f"{waiting} bytes of terminal input not read yet")
         return TtyRecord(
             file_id=file.file_id,
             flags=file.flags,
@@ -179,13 +192,39 @@ def _settings(file: OpenFile) -> Settings:
     fd = file.descriptor
     try:
         return Settings(
-            termios=fcntl.ioctl(fd, _TCGETS2, bytes(_TERMIOS2_BYTES)),
+            termios=fcntl.ioctl(fd, TCGETS2, bytes(TERMIOS2_BYTES)),
             winsize=fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(_WINSIZE_BYTES)),
         )
     except OSError as error:
         if error.errno != errno.EIO:
             raise
         return Settings(termios=b"", winsize=b"")  # hung up
+
+
+def _queue(ctx: CaptureContext, file: OpenFile) -> TerminalQueue:
+    """What waits in both directions. The program's own descriptor may block, so it is looked at by another one."""
+    fd = file.descriptor
+    if _is_hung_up(fd):
+        if waiting := waiting_bytes(fd):
+            ctx.lose(file.pid, f"fd {file.fd}", f"{waiting} bytes of output not read yet")
+        return EMPTY
+    if _read_int(fd, _TIOCGPTLCK):
+        return EMPTY
+    slave = open_slave(fd, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        output, incoming = waiting_bytes(fd), waiting_bytes(slave)
+        if not output and not incoming:
+            return EMPTY
+        if _read_int(fd, _TIOCGPKT) or not can_be_put_back(slave):
+            ctx.lose(
+                file.pid,
+                f"fd {file.fd}",
+                f"{output} bytes of output, {incoming} of input not read yet",
+            )
+            return EMPTY
+        return look(fd, slave)
+    finally:
+        os.close(slave)
 
 
 def _is_hung_up(master: int) -> bool:
@@ -242,7 +281,7 @@ def find_terminal(ctx: CaptureContext, device: int, path: bytes) -> Terminal:
 
 def _set(fd: int, settings: Settings) -> None:
     if settings.termios:
-        fcntl.ioctl(fd, _TCSETS2, settings.termios)
+        fcntl.ioctl(fd, TCSETS2, settings.termios)
         fcntl.ioctl(fd, termios.TIOCSWINSZ, settings.winsize)
 
 
@@ -302,5 +341,5 @@ def _stand_in(ctx: RestoreContext, record: TtyRecord, flags: int) -> int:
         return os.dup(source)
     fd = os.open(f"/proc/self/fd/{source}", flags | os.O_NONBLOCK)
     if record.settings.termios:
-        fcntl.ioctl(fd, _TCSETS2, record.settings.termios)
+        fcntl.ioctl(fd, TCSETS2, record.settings.termios)
     return fd

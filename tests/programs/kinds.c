@@ -1,6 +1,7 @@
 /* Opens one descriptor of a kind that argv[2] names, and looks whether it is the same kind after the wait.
  *
- * `absent` is what it says of a kind that this kernel does not offer.
+ * `absent` is what it says of a kind that this kernel does not offer. Kind `mixture`: many of those that are kept,
+ * at random numbers with random flags, some twice (dup), some in a child as well; argv[3] is the seed.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -20,6 +21,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include "protocol.h"
 
 static int made_pipe(int flags)
@@ -60,9 +62,11 @@ static int made_fifo(void)
 
 static int made_queue(void)
 {
-    char name[32];
-    sprintf(name, "/sls-kinds-%d", getpid());
-    mqd_t queue = mq_open(name, O_RDWR | O_CREAT, 0600, NULL);
+    static int made;
+    char name[40];
+    sprintf(name, "/sls-kinds-%d-%d", getpid(), ++made);
+    struct mq_attr small = {.mq_maxmsg = 1, .mq_msgsize = 16}; /* the user's limit is for all of his queues */
+    mqd_t queue = mq_open(name, O_RDWR | O_CREAT, 0600, &small);
     mq_unlink(name);
     return queue;
 }
@@ -125,8 +129,87 @@ static void described(int fd, char *text)
     *end = 0;
 }
 
+static const char *const kept[] = {
+    "regular", "tmpfile", "directory", "path", "pipe", "packet-pipe", "fifo", "eventfd", "epoll", "inotify", "signalfd",
+    "timerfd", "memfd", "pidfd", "ptmx", "message-queue", "/dev/null", "/dev/zero", "/dev/full", "/dev/urandom",
+    "/proc/self/status", "/proc/meminfo", "socket-1-1-0", "socket-1-2-0", "socket-1-5-0", "socket-2-1-0",
+    "socket-2-2-0", "socket-2-3-1", "socket-10-1-0", "socket-10-2-0", "socket-16-3-0", "socket-17-3-0",
+};
+enum { MIXED = 90, LOWEST = 20, NUMBERS = 800 };
+
+static struct {
+    int fd, flags, descriptor_flags, twin;
+    char text[256];
+    struct stat status;
+} mixed[MIXED];
+
+static void mix(int place)
+{
+    int fd, number;
+    do
+        number = LOWEST + rand() % NUMBERS;
+    while (fcntl(number, F_GETFD) >= 0);
+    mixed[place].twin = place && rand() % 4 == 0 ? rand() % place : -1;
+    if (mixed[place].twin >= 0)
+        fd = dup(mixed[mixed[place].twin].fd);
+    else
+        fd = opened(kept[rand() % (sizeof kept / sizeof *kept)]);
+    expect("opened", fd >= 0 && dup3(fd, number, rand() % 2 ? O_CLOEXEC : 0) == number && !close(fd));
+    if (rand() % 3 == 0 && !(fcntl(number, F_GETFL) & O_PATH))
+        fcntl(number, F_SETFL, fcntl(number, F_GETFL) ^ O_NONBLOCK);
+    mixed[place].fd = number;
+}
+
+static void look_at_mixture(void)
+{
+    char text[256];
+    struct stat status;
+    for (int i = 0; i < MIXED; i++) {
+        int fd = mixed[i].fd, twin = mixed[i].twin;
+        described(fd, text);
+        expect(mixed[i].text, !strcmp(text, mixed[i].text) && fcntl(fd, F_GETFL) == mixed[i].flags);
+        expect(text, fcntl(fd, F_GETFD) == mixed[i].descriptor_flags && !fstat(fd, &status));
+        expect(text, status.st_mode == mixed[i].status.st_mode && status.st_rdev == mixed[i].status.st_rdev);
+        for (int other = 0; other < i; other++) {
+            int is_twin = other == twin || (twin >= 0 && mixed[other].twin == twin);
+            if (is_twin)
+                expect(text, syscall(SYS_kcmp, getpid(), getpid(), 0, fd, mixed[other].fd) == 0);
+            else if (mixed[other].twin != i && twin < 0 && mixed[other].twin < 0)
+                expect(text, syscall(SYS_kcmp, getpid(), getpid(), 0, fd, mixed[other].fd) != 0);
+        }
+    }
+}
+
+static int mixture(char **argv)
+{
+    int status;
+    srand(atoi(argv[3]));
+    for (int i = 0; i < MIXED; i++)
+        mix(i);
+    for (int i = 0; i < MIXED; i++) {
+        described(mixed[i].fd, mixed[i].text);
+        mixed[i].flags = fcntl(mixed[i].fd, F_GETFL);
+        mixed[i].descriptor_flags = fcntl(mixed[i].fd, F_GETFD);
+        fstat(mixed[i].fd, &mixed[i].status);
+    }
+    pid_t parent = getpid(), child = fork();
+    if (!child) {
+        wait_along(argv);
+        look_at_mixture();
+        for (int i = 0; i < MIXED; i++)
+            expect("shared with the parent", !syscall(SYS_kcmp, getpid(), parent, 0, mixed[i].fd, mixed[i].fd));
+        _exit(0);
+    }
+    wait_for_go(argv);
+    look_at_mixture();
+    expect("child", waitpid(child, &status, 0) == child && status == 0);
+    return finish();
+}
+
 int main(int argc, char **argv)
 {
+    if (!strcmp(argv[2], "mixture"))
+        return mixture(argv);
     char before[256], after[256];
     struct stat was, is;
     int fd = opened(argv[2]);

@@ -1,6 +1,7 @@
-/* Does one thing over and over until go (CASE[0]): forks, vforks, starts threads, maps, runs itself anew. */
+/* Does one thing over and over until go (CASE[0]): forks, vforks, starts threads, maps, opens, runs itself anew. */
 #define _GNU_SOURCE
 #include "protocol.h"
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -47,6 +48,18 @@ static void map_once(char **argv)
     munmap(area, 1 << 17);
 }
 
+static void open_once(char **argv)
+{
+    int ends[2], fd = open("/proc/self/exe", O_RDONLY), number = 100 + rand() % 900;
+    expect("opened", fd >= 0 && !pipe(ends) && dup2(fd, number) == number);
+    expect("bytes", write(ends[1], "xyz", 3) == 3 && lseek(number, 64, SEEK_SET) == 64);
+    expect("shared", lseek(fd, 0, SEEK_CUR) == 64);
+    close(fd);
+    close(number);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 static void run_anew(char **argv)
 {
     execl("/proc/self/exe", argv[0], argv[1], argv[2], "again", NULL);
@@ -81,7 +94,7 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(char **);
     } cases[] = {{"fork", fork_once},   {"vfork", vfork_once}, {"thread", start_thread},
-                 {"map", map_once},     {"exec", run_anew},    {"exec-threads", run_anew_from_thread},
+                 {"map", map_once},     {"open", open_once}, {"exec", run_anew},    {"exec-threads", run_anew_from_thread},
                  {"long-vfork", sleep_in_vfork}};
     if (argc < 4) {
         puts("ready");

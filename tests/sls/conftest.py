@@ -19,7 +19,7 @@ class Kept(Protocol):
         program: str,
         *case: object,
         descriptors: Mapping[int, int] | None = None,
-        between: Callable[[], None] | None = None,
+        between: Callable[[], object] | None = None,
         terminal: Sequence[int] = (),
     ) -> Outcome: ...
 
@@ -35,7 +35,7 @@ class _Keeper:
         program: str,
         *case: object,
         descriptors: Mapping[int, int] | None = None,
-        between: Callable[[], None] | None = None,
+        between: Callable[[], object] | None = None,
         terminal: Sequence[int] = (),
     ) -> Outcome:
         command = [

@@ -8,7 +8,6 @@ of pytest; it is the parent of the program, restored or not, and leaves nothing 
 
 import enum
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -26,22 +25,12 @@ from sls.errors import RestoreConflictError, SlsError, UnsupportedResourceError
 from sls.resources import Loss
 from sls.restore import restore
 from tests.fakes.contents import MemoryContents
+from tests.sls.visible import has_very_many_mappings, visible_state
 
 PROGRAMS: Final = Path(__file__).parent.parent / "programs"
 ROUNDS: Final = 2
 DEADLINE_SECONDS: Final = 20.0
 _PR_SET_CHILD_SUBREAPER: Final = 36
-# What goes on by itself while a program waits; everything else of /proc must be equal after a capture.
-_MOVING: Final = re.compile(rb"^(it_value|ticks):.*\n", re.MULTILINE)
-_QUIET_STATUS: Final = (
-    "SigPnd",
-    "ShdPnd",
-    "SigBlk",
-    "SigIgn",
-    "SigCgt",
-    "Threads",
-    "Umask",
-)
 
 
 class Way(enum.Enum):
@@ -80,13 +69,14 @@ def run(
     way: Way,
     *,
     descriptors: Mapping[int, int] | None = None,
-    between: Callable[[], None] | None = None,
+    between: Callable[[], object] | None = None,
     terminal: Sequence[int] = (),
 ) -> Outcome:
     """Run `command` (see `command_of`) one way in a process of its own; files go to `directory`.
 
     `descriptors`: number in the program → descriptor of this process. `between`: called while the program is dead,
-    or, where it is never killed, before go. `terminal`: the restorer's descriptors 0, 1, 2.
+    or, where it is never killed, before go; in a conflict, what it returns puts right again what it did.
+    `terminal`: the restorer's descriptors 0, 1, 2.
     """
     read_end, write_end = os.pipe()
     pid = os.fork()
@@ -130,7 +120,7 @@ class _Run:
         directory: Path,
         way: Way,
         descriptors: Mapping[int, int],
-        between: Callable[[], None] | None,
+        between: Callable[[], object] | None,
         terminal: Sequence[int],
     ) -> None:
         self._terminal = terminal
@@ -154,7 +144,7 @@ class _Run:
             self._start()
             self._wait_ready()
             _WAYS[self._way](self)
-            if self._way is not Way.CONFLICT:
+            if self._way is not Way.CONFLICT:  # which ends it itself
                 self._go.touch()
                 self._wait_end()
         except (ProgramError, SlsError) as error:
@@ -219,9 +209,9 @@ class _Run:
     def go_on(self) -> None:
         tracer = Tracer()
         for _ in range(ROUNDS):
-            before = [_visible_state(pid) for pid in self._tree()]
+            before = [visible_state(pid) for pid in self._tree()]
             capture = self._capture(tracer)
-            after = [_visible_state(pid) for pid in self._tree()]
+            after = [visible_state(pid) for pid in self._tree()]
             _compare(before, after)
             self._losses += capture.image.losses
         tracer.leave(list)
@@ -229,6 +219,8 @@ class _Run:
 
     def come_back(self) -> None:
         tracer = Tracer()
+        if not has_very_many_mappings(self._pid):
+            self._capture(tracer)  # what comes back is what a second look sees, after the first
         for _ in range(ROUNDS):
             capture = self._capture(tracer)
             self._losses += capture.image.losses
@@ -241,14 +233,14 @@ class _Run:
             self._notes += restore(kept, contents, terminal=self._terminal).notes
 
     def be_refused(self) -> None:
-        before = [_visible_state(pid) for pid in self._tree()]
+        before = [visible_state(pid) for pid in self._tree()]
         try:
             self._capture(Tracer())
         except UnsupportedResourceError as error:
             self._refusal = str(error)
         else:
             raise ProgramError("was captured; it should have been refused")
-        _compare(before, [_visible_state(pid) for pid in self._tree()])
+        _compare(before, [visible_state(pid) for pid in self._tree()])
 
     def come_back_or_be_refused(self) -> None:
         try:
@@ -259,16 +251,32 @@ class _Run:
     def conflict(self) -> None:
         tracer = Tracer()
         capture = self._capture(tracer)
+        contents = MemoryContents(capture, tracer.buffer)
         _end_children()
-        self._between()
+        mend = self._between()
+        before = self._traces()
         try:
-            restore(capture.image, MemoryContents(capture, tracer.buffer))
+            restore(capture.image, contents)
         except RestoreConflictError as error:
             self._refusal = str(error)
         else:
             raise ProgramError("was restored; the restore should have been refused")
-        if left := proc.descendants(os.getpid()):
-            raise ProgramError(f"a failed restore left {left} behind")
+        if (after := self._traces()) != before:
+            raise ProgramError(f"a failed restore left {after} behind, {before} was there before")
+        if callable(mend):
+            mend()
+            restore(capture.image, contents)
+            self._go.touch()
+            self._wait_end()
+
+    def _traces(self) -> dict[str, object]:
+        """What a restore that fails could leave: processes, descriptors (of sockets too), files."""
+        me = os.getpid()
+        return {
+            "processes": [pid for pid in proc.descendants(me) if not proc.stat(pid).is_zombie],
+            "descriptors": [proc.link(me, f"fd/{fd}") for fd in _descriptors_but_the_listing()],
+            "files": sorted(str(path) for path in self._directory.rglob("*")),
+        }
 
     def _capture(self, tracer: Tracer) -> Capture:
         return tracer.capture(self._tree, full=True, track=False)
@@ -282,6 +290,10 @@ _WAYS: Final = {
     Way.CONFLICT: _Run.conflict,
     Way.EITHER: _Run.come_back_or_be_refused,
 }
+
+
+def _descriptors_but_the_listing() -> list[int]:
+    return [fd for fd in proc.entries(os.getpid(), "fd") if os.path.exists(f"/proc/self/fd/{fd}")]
 
 
 def _keep_from_heirs(fd: int) -> None:
@@ -310,18 +322,7 @@ def _end_children() -> None:
             return
 
 
-def _visible_state(pid: int) -> dict[str, bytes]:
-    """What /proc shows of a process that waits: mappings, descriptors, signals."""
-    state = {name: proc.read(pid, name) for name in ("maps", "limits", "timers")}
-    status = proc.status(pid)
-    state |= {name: status.get(name, "").encode() for name in _QUIET_STATUS}
-    for fd in proc.entries(pid, "fd"):
-        state[f"fd/{fd}"] = proc.link(pid, f"fd/{fd}")
-        state[f"fdinfo/{fd}"] = _MOVING.sub(b"", proc.read(pid, f"fdinfo/{fd}"))
-    return state
-
-
-def _compare(before: list[dict[str, bytes]], after: list[dict[str, bytes]]) -> None:
+def _compare(before: list[dict[str, object]], after: list[dict[str, object]]) -> None:
     for old, new in zip(before, after, strict=True):
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):

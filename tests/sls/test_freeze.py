@@ -16,7 +16,7 @@ from tests.sls.apart import Program, apart, start_apart
 from tests.sls.driver import command_of
 
 pytestmark = pytest.mark.root
-STORMS = ["fork", "vfork", "thread", "map", "exec", "exec-threads"]
+STORMS = ["fork", "vfork", "thread", "map", "open", "exec", "exec-threads"]
 
 
 def start(tmp_path: Path, binaries: Path, program: str, *case: str) -> Program:

@@ -1,4 +1,8 @@
-"""tcp(7): listening and connected sockets, sockets that are only bound, and fresh ones."""
+"""tcp(7): listening and connected sockets, sockets that are only bound, and fresh ones.
+
+Not kept: data in a connection that was not accepted yet, refused.
+Kernel: Linux 3.5 (TCP_REPAIR).
+"""
 
 import errno
 import socket

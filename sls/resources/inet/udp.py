@@ -1,4 +1,8 @@
-"""udp(7): bound and connected sockets, with their queued datagrams and the addresses of the senders."""
+"""udp(7): bound and connected sockets, with their queued datagrams and the addresses of the senders.
+
+Not kept: datagrams that do not fit the machine's buffer, told.
+Kernel: any.
+"""
 
 import socket
 from collections.abc import Sequence
@@ -67,7 +71,7 @@ class UdpSocket(FileType[UdpSocketRecord]):
                 remote=remote_address(view),
                 options=options,
                 memberships=capture_memberships(view),
-                queue=_queue(view) if is_peekable(ctx, file, view) else (),
+                queue=_queue(file, view) if is_peekable(ctx, file, view) else (),
             )
 
     def restore(self, ctx: RestoreContext, record: UdpSocketRecord) -> int:
@@ -87,10 +91,10 @@ class UdpSocket(FileType[UdpSocketRecord]):
         return view.detach()
 
 
-def _queue(view: socket.socket) -> tuple[Datagram, ...]:
+def _queue(file: OpenFile, view: socket.socket) -> tuple[Datagram, ...]:
     return tuple(
         Datagram(data=message.data, sender=InetAddress.of(message.address))
-        for message in peek_messages(view)
+        for message in peek_messages(file, view)
     )
 
 

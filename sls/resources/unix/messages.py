@@ -40,7 +40,7 @@ def capture_queue(
         return ()
     peek = peek_stream if view.type == socket.SOCK_STREAM else peek_messages
     queue = []
-    for message in peek(view):
+    for message in peek(file, view):
         credentials, descriptors = _ancillary(message.ancillary)
         queue.append(
             UnixMessage(

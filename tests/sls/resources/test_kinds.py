@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.sls.conftest import Either
+from tests.sls.conftest import Either, Kept
 
 KINDS = [
     "regular", "tmpfile", "directory", "path", "pipe", "packet-pipe", "fifo", "eventfd", "epoll", "inotify",
@@ -17,7 +17,7 @@ KINDS = [
     "socket-1-1-0", "socket-1-2-0", "socket-1-5-0", "socket-2-1-0", "socket-2-2-0", "socket-2-3-1", "socket-2-1-132",
     "socket-2-1-262", "socket-10-1-0", "socket-10-2-0", "socket-10-3-58", "socket-16-3-0",
     "socket-16-3-16", "socket-17-3-0",
-    "socket-38-5-0", "socket-40-1-0", "socket-44-3-0",
+    "/proc/self/ns/uts", "/dev/zero", "/dev/random", "/dev/shm", "socket-38-5-0", "socket-40-1-0", "socket-44-3-0",
 ]  # fmt: skip
 
 
@@ -25,3 +25,9 @@ KINDS = [
 def test_x26_every_kind_is_kept_or_refused_by_name(either: Either, kind: str) -> None:
     refusal = either("kinds.c", kind)
     assert not refusal or "fd 3: " in refusal
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_mixture_of_kinds(kept: Kept, seed: int) -> None:
+    """Ninety descriptors at random numbers with random flags, some shared by dup, all by a child."""
+    kept("kinds.c", "mixture", seed)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from tests.sls.conftest import Kept, Refused
+from tests.sls.conftest import Kept
 
 
 def test_210_file_offset(kept: Kept) -> None:
@@ -26,7 +26,3 @@ def test_file_that_shrank(conflict: Kept, tmp_path: Path) -> None:
 
 def test_files_of_proc(kept: Kept) -> None:
     kept("proc_file.py")
-
-
-def test_x26_message_queue_is_refused(refused: Refused) -> None:
-    assert "POSIX message queue" in refused("message_queue.c")
