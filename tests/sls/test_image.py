@@ -1,6 +1,8 @@
 """The image's stored form: whatever the records are, it comes back equal; whatever else is there is refused."""
 
 import struct
+import zlib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -100,3 +102,29 @@ def test_a_field_that_is_not_known_is_refused() -> None:
     data = image.encode(an_image())[:6] + msgspec.msgpack.encode(plain | {"more": 1})
     with pytest.raises(ImageError, match="more"):
         image.decode(data)
+
+
+GOLDEN = sorted((Path(__file__).parent.parent / "data" / "images").glob("*/*.image"))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_golden_images_stay_readable(path: Path) -> None:
+    """Written by an earlier commit; `python -m tests.sls.golden` writes those of new kinds of records."""
+    found = image.decode(zlib.decompress(path.read_bytes()))
+    assert found.processes
+    assert found.processes[0].threads[0].state.registers
+    check_round_trip(found)
+
+
+def test_golden_images_hold_every_kind_of_record() -> None:
+    held: set[type] = set()
+    for path in GOLDEN:
+        found = image.decode(zlib.decompress(path.read_bytes()))
+        held |= {type(one) for one in found.files}
+        for process in found.processes:
+            held |= {type(one) for one in process.states}
+            held |= {type(one) for thread in process.threads for one in thread.states}
+    unions = (AnyFileRecord, AnyProcessRecord, AnyThreadRecord)
+    kinds = {kind for union in unions for kind in union.__args__}
+    never = {"OtherSocketRecord"}  # what is refused has no image
+    assert {kind.__name__ for kind in kinds - held} <= never, "run python -m tests.sls.golden"
