@@ -4,7 +4,7 @@ Knows records and page ids, no generations: what is wrong it names by page id. T
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Generic, NamedTuple, TypeVar
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_digest
 
 from slos.blocks import Places
+from slos.bulk import Wanted, copy_plain
 from slos.catalog import Run
 from slos.errors import device_error
 from slos.extents import EMPTY, Entries, View
@@ -40,6 +41,7 @@ _BLOCK_CACHE = 128
 _VIEW_CACHE_BYTES = 48 << 20
 _CACHED_PAGES = 64
 _SHARED_PAGES = 2048
+_BULK_RECORDS = 4
 
 Value = TypeVar("Value")
 PageRows = NDArray[np.uint8]
@@ -163,7 +165,7 @@ class PageReader:
         for first, last in spans:
             end = plan.starts[last] + plan.sizes[last]
             window = _Window(self._log, plan.starts[first], end)
-            for group in range(first, last + 1):
+            for group in self._rest(plan, window, first, last, out):
                 part = slice(plan.bounds[group], plan.bounds[group + 1])
                 record = self._record(window, plan.starts[group], plan.slots[part], cached)
                 if record is None or not plan.is_met(group, record):
@@ -173,6 +175,16 @@ class PageReader:
                     plan.piece_at[group] : plan.piece_at[group + 1]
                 ]:
                     out[row : row + count] = record.pages[slot : slot + count]
+
+    def _rest(
+        self, plan: "_Plan", window: "_Window", first: int, last: int, out: PageRows
+    ) -> Sequence[int]:
+        """Groups of a span that are to be looked at one by one; the others are read after this."""
+        groups = range(first, last + 1)
+        if last - first < _BULK_RECORDS or plan.starts[first] == 0:
+            return groups
+        done = copy_plain(window.data, self._log.seed, plan.wanted(first, last), out)
+        return [group for group, did in zip(groups, done.tolist(), strict=True) if not did]
 
     def _record(
         self, window: "_Window", offset: int, slots: NDArray[np.int64], cached: bool
@@ -216,13 +228,29 @@ class _Plan:
             )
         )
         self.piece_at: list[int] = np.searchsorted(pieces, self.bounds).tolist()
+        self._firsts = np.append(firsts, len(self.order))
+        self._places = offsets[firsts]
         self._limits: list[int] = []
         self._bases: list[int] = []
+        self._base_row = np.zeros(0, np.int64)
         if len(firsts):
             bases = self.ids.astype(np.int64) - self.slots
             same = np.maximum.reduceat(bases, firsts) == np.minimum.reduceat(bases, firsts)
             self._limits = np.maximum.reduceat(self.slots, firsts).tolist()
-            self._bases = np.where(same, bases[firsts], -1).tolist()
+            self._base_row = np.where(same, bases[firsts], -1)
+            self._bases = self._base_row.tolist()
+
+    def wanted(self, first: int, last: int) -> Wanted:
+        """The groups from `first` to `last`, with places told from the first one's on."""
+        bounds = self._firsts[first : last + 2]
+        pages = slice(int(bounds[0]), int(bounds[-1]))
+        return Wanted(
+            self._places[first : last + 1] - self._places[first],
+            np.diff(bounds),
+            self._base_row[first : last + 1],
+            self.slots[pages],
+            self.rows[pages],
+        )
 
     def is_met(self, group: int, record: _Record) -> bool:
         """Whether the slots are the pages wanted: a place may have been used anew meanwhile."""
@@ -263,17 +291,21 @@ class _Window:
         self._length = min(end - start, _SPAN_BYTES + 2 * MAX_RECORD_BYTES)
         self._data: memoryview | None = None
 
+    @property
+    def data(self) -> memoryview:
+        if self._data is None:
+            try:
+                self._data = memoryview(self._log.device.read(self._start, self._length))
+            except OSError as error:
+                raise device_error(error, "reading the store", self._start) from error
+        return self._data
+
     def record(self, offset: int, slots: NDArray[np.int64] | None) -> _Record | None:
         """The record of pages at an offset, None where there is none or a damaged one.
 
         With `slots` only these pages need to be right.
         """
-        if self._data is None:
-            try:
-                self._data = memoryview(self._log.device.read(self._start, self._length))
-            except OSError as error:
-                raise device_error(error, "reading the store", offset) from error
-        data = self._data[offset - self._start :]
+        data = self.data[offset - self._start :]
         header = decode_header(data[:HEADER_BYTES], self._log.seed)
         if header is None or header.type not in (RecordType.PAGES, RecordType.MOVED):
             return None

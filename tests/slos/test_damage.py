@@ -3,6 +3,8 @@
 import os
 import random
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -18,6 +20,7 @@ from slos.format import (
 )
 from slos.fsck import check_device, fsck
 from slos.objstore import ObjectStore
+from slos.store import PAGE_BYTES
 from tests.slos.fakes.device import MemoryDevice
 from tests.slos.fakes.workload import SEGMENT_BYTES, Model, commit_some, new_image
 
@@ -86,10 +89,54 @@ def test_x03_every_byte_flipped(tmp_path: Path) -> None:
     for at in range(len(image)):
         if not any(image[at & -64 : (at & -64) + 64]) and at % 64:
             continue  # One byte of every 64 that hold nothing.
-        damaged = bytearray(image)
-        damaged[at] ^= 0xFF if LONG else 1 << chance.randrange(8)
-        outcomes[read_all(damaged, model)] += 1
+        changed = bytearray(image)
+        changed[at] ^= 0xFF if LONG else 1 << chance.randrange(8)
+        outcomes[read_all(changed, model)] += 1
     assert min(outcomes.values()) > 0, outcomes
+
+
+@pytest.mark.crash
+def test_x03_flips_within_a_long_read(tmp_path: Path) -> None:
+    """Records that are looked at together: heads, directories, pages; all wanted, or a few."""
+    chance = random.Random(16)
+    contents = chance.randbytes(8 * 16 * PAGE_BYTES)
+    device = MemoryDevice(new_image(tmp_path, segment_bytes=1 << 20))
+    with ObjectStore.open_device(device, background=False) as store:
+        store.create_partition(1)
+        with store.begin(1) as transaction:
+            transaction.write(1, 0, contents)
+            transaction.commit()
+        places = store.core.catalog.blocks.rows["unit"].astype(int) * 64
+    image = bytes(device.image)
+    flips = [int(places[3]) + at for at in range(64 + 16 * 8)]
+    flips += [chance.randrange(int(places[0]), int(places[-1])) for _ in range(100)]
+    few = list(range(0, 128, 3))
+    buffer = bytearray(len(few) * PAGE_BYTES)
+    outcomes = {"right": 0, "whole": 0, "few": 0}
+    for at in flips:
+        damaged = bytearray(image)
+        damaged[at] ^= 1 << chance.randrange(8)
+        with ObjectStore.open_device(MemoryDevice(damaged), read_only=True) as store:
+            outcome = "right"
+            try:
+                store.read_pages(1, 1, 1, few, buffer)
+                for index, number in enumerate(few):
+                    start = index * PAGE_BYTES
+                    expected = contents[number * PAGE_BYTES : (number + 1) * PAGE_BYTES]
+                    assert buffer[start : start + PAGE_BYTES] == expected
+            except CorruptObjectError as error:
+                assert error.generation == 1
+                outcome = "few"
+            try:
+                assert store.read(1, 1, 1) == contents
+            except CorruptObjectError as error:
+                assert error.generation == 1
+                outcome = "whole" if outcome == "right" else outcome
+            else:
+                assert outcome == "right"
+        outcomes[outcome] += 1
+    assert outcomes["right"] == 0, "every flip is met by a read of all"
+    assert min(outcomes["whole"], outcomes["few"]) > 30, outcomes
 
 
 @pytest.mark.crash
@@ -118,10 +165,11 @@ def test_x03_fsck_finds_and_mends(tmp_path: Path) -> None:
 
 
 @pytest.mark.crash
-def test_x03_random_flips_and_truncations(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", range(10 if LONG else 1))
+def test_x03_random_flips_and_truncations(tmp_path: Path, part: int) -> None:
     """Many flips in a larger store: what can be read is right, memory stays bounded."""
     size = 64 << 20 if LONG else 16 << 20
-    chance = random.Random(14)
+    chance = random.Random(14 + part)
     path = tmp_path / "large.store"
     ObjectStore.create(path, segment_bytes=1 << 20)
     contents: dict[int, bytes] = {}
@@ -133,27 +181,43 @@ def test_x03_random_flips_and_truncations(tmp_path: Path) -> None:
             with store.begin(1, parent=store.newest(1)) as transaction:
                 transaction.put(number, contents[number])
                 transaction.commit(wait=False)
-    image = path.read_bytes()
+    device = MemoryDevice(path.read_bytes())
+    path.unlink()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for number in range(10000 if LONG else 600):
-        damaged = bytearray(image)
-        for _ in range(chance.randrange(1, 4)):
-            at = chance.randrange(len(damaged))
-            damaged[at] ^= 1 << chance.randrange(8)
-        if number % 4 == 0:
-            del damaged[chance.randrange(len(damaged)) :]
-        check_sample(damaged, contents, chance)
+    outcomes = {"right": 0, "refused": 0, "reported": 0}
+    for number in range(1000 if LONG else 600):
+        with damaged(device, chance, cut=number % 4 == 0):
+            outcomes[read_sample(device, contents, chance)] += 1
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 300 << 10
+    assert min(outcomes.values()) > 5, outcomes
+    assert read_sample(device, contents, chance) == "right"
 
 
-def check_sample(image: bytearray, contents: dict[int, bytes], chance: random.Random) -> None:
-    """Whatever opens: some objects of some generations are right or reported."""
-    device = MemoryDevice(image)
+@contextmanager
+def damaged(device: MemoryDevice, chance: random.Random, *, cut: bool) -> Iterator[None]:
+    """One to three flipped bits, and a lost tail; whole again at the end."""
+    image = device.image
+    flips = [(chance.randrange(len(image)), 1 << chance.randrange(8)) for _ in range(3)]
+    flips = flips[: chance.randrange(1, 4)]
+    for at, bit in flips:
+        image[at] ^= bit
+    kept = chance.randrange(len(image)) if cut else len(image)
+    tail = image[kept:]
+    del image[kept:]
+    yield
+    image.extend(tail)
+    for at, bit in flips:
+        image[at] ^= bit
+
+
+def read_sample(device: MemoryDevice, contents: dict[int, bytes], chance: random.Random) -> str:
+    """Whatever opens: some objects of some generations are `right` or `reported`."""
     try:
         store = ObjectStore.open_device(device, read_only=True)
     except SlosError:
-        return
+        return "refused"
+    outcome = "right"
     with store:
         for _ in range(3):
             epoch = chance.randrange(1, len(contents) + 1)
@@ -163,7 +227,8 @@ def check_sample(image: bytearray, contents: dict[int, bytes], chance: random.Ra
             except CorruptObjectError as error:
                 assert error.generation == epoch
                 assert error.offset >= 0
-    device.image.clear()
+                outcome = "reported"
+    return outcome
 
 
 @pytest.mark.crash
