@@ -51,12 +51,19 @@ def _refuse_unshared(process: FrozenProcess) -> None:
 
 
 def refuse_foreign(process: FrozenProcess) -> None:
-    """UnsupportedResourceError for a program that cannot make our calls: a 32-bit one, one that a filter would kill."""
+    """UnsupportedResourceError for a program that cannot make our calls: a 32-bit one, one that a filter would kill.
+
+    Nor one that gets its calls as signals.
+    """
     if any(thread.registers.cs == _CODE_32_BIT for thread in process.threads.values()):
         raise UnsupportedResourceError(
             process.pid, "registers", "a 32-bit program is not supported"
         )
     for tid, thread in process.threads.items():
+        if syscalls.dispatches_calls(tid):
+            raise UnsupportedResourceError(
+                process.pid, f"thread {tid}", "syscall user dispatch (prctl(2)) is not supported"
+            )
         if (
             not thread.is_seccomp_suspended
             and proc.status(process.leader.tid, tid)["Seccomp"] != "0"

@@ -59,6 +59,7 @@ PTRACE_SETSIGMASK: Final = 0x420B
 PTRACE_SECCOMP_GET_FILTER: Final = 0x420C
 PTRACE_SECCOMP_GET_METADATA: Final = 0x420D
 PTRACE_GET_RSEQ_CONFIGURATION: Final = 0x420F
+PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: Final = 0x4211
 PTRACE_PEEKSIGINFO_SHARED: Final = 1
 PTRACE_EVENT_STOP: Final = 128
 PTRACE_O_EXITKILL: Final = 1 << 20
@@ -264,6 +265,16 @@ def rseq_configuration(tid: int) -> RseqConfiguration:
     buffer = ctypes.create_string_buffer(24)
     _trace(PTRACE_GET_RSEQ_CONFIGURATION, tid, 24, ctypes.addressof(buffer))
     return RseqConfiguration(*struct.unpack("=QIIII", buffer.raw)[:4])
+
+
+def dispatches_calls(tid: int) -> bool:
+    """Whether calls of the thread may be handed to itself as SIGSYS (PR_SET_SYSCALL_USER_DISPATCH; Linux 6.4)."""
+    buffer = ctypes.create_string_buffer(32)
+    try:
+        _trace(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, 32, ctypes.addressof(buffer))
+    except OSError:
+        return False
+    return any(buffer.raw[:8])
 
 
 # --- waiting --------------------------------------------------------------------------------------------------------

@@ -321,6 +321,11 @@ def _backing(
         return VmaKind.SEGMENT, None, None
     if name in ctx.versions:
         return VmaKind.FILE, ctx.versions[name], None
+    if name.startswith(b"/[aio]"):  # it has no entry in map_files
+        raise process.unsupported(
+            f"memory at {line.start:#x}",
+            "an asynchronous I/O context (io_setup(2)) is not supported",
+        )
     link = f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
     status = os.stat(link)
     is_memory = is_nameless(name, status) or is_posix_memory(name, status)

@@ -126,7 +126,7 @@ class Job:
         while new := [pid for pid in self.members() if pid not in members]:
             members += new
             _send(signal.SIGSTOP, new)
-        with _adopting_orphans():
+        with adopting_orphans():
             _send(signal.SIGKILL, members)
             self.forget_child()
             _reap(members)
@@ -188,7 +188,7 @@ class Job:
 
 
 @contextmanager
-def _adopting_orphans() -> Iterator[None]:
+def adopting_orphans() -> Iterator[None]:
     """What loses its parent comes to this process meanwhile; not every init waits for orphans at once."""
     syscalls.syscall("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.job import READY, Job
-from tests.acceptance.test_real_programs import needs
+from tests.acceptance.test_real_programs import has_line, needs
 from tests.sls.driver import PROGRAMS
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
@@ -60,6 +60,21 @@ def test_x27_redis_with_its_client(job: Job) -> None:
 
 def test_x27_bash_on_a_terminal(job: Job) -> None:
     works_on_in_python(job, "shell_work.py")
+
+
+@needs("vim")
+def test_x27_vim(job: Job) -> None:
+    """Its buffer, its undo and its swap file, at rest between the keys."""
+    go = job.directory / "go"
+    job.start(sys.executable, PROGRAMS / "editor.py", go, *range(CYCLES + 1))
+    for cycle in range(CYCLES):
+        job.wait_for(partial(has_line, job, str(20 * (cycle + 1))), "twenty lines more")
+        job.checkpoint()
+        job.kill()
+        job.restore()
+        Path(f"{go}.{cycle}").touch()
+    Path(f"{go}.{CYCLES}").touch()
+    assert (job.wait_end(), job.lines()[-1]) == (0, "ok"), job.text()
 
 
 @needs("perl")

@@ -32,6 +32,10 @@ def test_x26_huge_pages_are_refused(refused: Refused) -> None:
     assert "huge pages of hugetlbfs" in refused("advice.c", "huge")
 
 
+def test_x26_asynchronous_io_is_refused(refused: Refused) -> None:
+    assert "io_setup(2)" in refused("aio.c")
+
+
 @pytest.mark.root
 def test_a_mapped_file_that_has_changed_is_told(tmp_path: Path, binaries: Path) -> None:
     command = [*command_of("mapped.c", binaries), str(tmp_path / "go"), "file"]

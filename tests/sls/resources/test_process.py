@@ -46,6 +46,10 @@ def test_x26_what_tasks_share_is_refused_by_name(refused: Refused, what: str, wo
     assert words in refused("shares.c", what)
 
 
+def test_x26_syscall_user_dispatch_is_refused_by_name(refused: Refused) -> None:
+    assert "syscall user dispatch" in refused("dispatch.c")
+
+
 @pytest.mark.parametrize("case", ["settings", "chroot", "removed"])
 def test_x25_settings_and_directories(kept: Kept, case: str) -> None:
     assert not kept("identity.c", case).notes

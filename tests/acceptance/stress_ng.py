@@ -1,0 +1,239 @@
+"""A stranger's test: one stressor of stress-ng, checkpointed, killed and restored in its middle through the mount.
+
+stress-ng verifies its own work (`--verify`). Its files are in the partition's own tree, which a restore rolls back;
+where that lacks what a stressor needs, in a directory outside. The processes of a run are in a control group of their
+own, by which all of them are killed at once, whatever they have made of their names, sessions and parents.
+"""
+
+import enum
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.acceptance.job import adopting_orphans
+from tests.mounts import load, wait_until
+
+LONGER: Final = 5  # times the time, for one that has ended before its checkpoint was taken
+END_S: Final = 15.0  # beyond its time: what has not ended then is hung
+START_S: Final = 10.0
+_SAID: Final = re.compile(r"stress-ng: (?:fail|error|warn|info): +\[\d+\] (.*)")
+_DULL: Final = (
+    "setting to a",
+    "dispatching",
+    "successful run",
+    "unsuccessful",
+    "skipped: ",
+    "passed: ",
+    "failed: ",
+)
+_LOGGED: Final = re.compile(r"generation \d+: ((?:pid \d+: )?[^:]+: .*)")
+_JOIN: Final = 'echo 0 > "$1/cgroup.procs" && shift && exec "$@"'
+
+
+class Outcome(enum.Enum):
+    """How it went."""
+
+    WELL = "well"
+    REFUSED = "refused by name"
+    WRONG = "came back wrong"
+    HUNG = "hung"
+    NOT_HERE = "does not run here"
+
+
+class Result(NamedTuple):
+    """One stressor's line of the table."""
+
+    stressor: str
+    outcome: Outcome
+    words: str = ""
+
+
+# --- the processes of a run -------------------------------------------------------------------
+
+
+def unified_hierarchy() -> Path | None:
+    """Where the control groups of version 2 are."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(place)
+    return None
+
+
+class Group:
+    """A control group of version 2."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def kill(self) -> None:
+        """SIGKILL to all at once, and wait until their numbers are free. Frozen first: none is born meanwhile."""
+        with adopting_orphans():
+            (self.path / "cgroup.freeze").write_text("1")
+            wait_until(self._is_frozen)
+            killed = self._pids()
+            (self.path / "cgroup.kill").write_text("1")
+            wait_until(lambda: not self._pids() and all(map(_is_gone, killed)))
+            (self.path / "cgroup.freeze").write_text("0")
+
+    def _is_frozen(self) -> bool:
+        return "frozen 1" in (self.path / "cgroup.events").read_text()
+
+    def _pids(self) -> list[int]:
+        return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
+
+    def is_removed(self) -> bool:
+        """Take the group away, and those that its processes have made below it."""
+        with suppress(OSError):
+            for below in sorted(self.path.rglob("*/"), reverse=True):
+                below.rmdir()
+            self.path.rmdir()
+        return not self.path.exists()
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether the number is free; where it is a child of this process, it is waited for."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    return not Path(f"/proc/{pid}").exists()
+
+
+@contextmanager
+def group(name: str) -> Iterator[Group]:
+    """A control group; when it is left, nothing of it lives."""
+    hierarchy = unified_hierarchy()
+    assert hierarchy is not None
+    made = Group(hierarchy / name)
+    made.path.mkdir()
+    try:
+        yield made
+    finally:
+        made.kill()
+        wait_until(made.is_removed)
+
+
+# --- one run ----------------------------------------------------------------------------------
+
+
+def tried(name: str, partition: Path, directory: Path, seconds: int) -> Result:
+    """Run one stressor: longer, where it ended too early; outside, where the partition's own tree is not enough."""
+    inside = partition / "files" / name
+    inside.mkdir()
+    result = _once(name, partition, directory, inside, seconds)
+    if "has ended" in result.words or "has no live member" in result.words:
+        result = _once(name, partition, directory, inside, seconds * LONGER)
+    if result.outcome is Outcome.NOT_HERE:
+        result = _once(name, partition, directory, directory, seconds)
+    return result
+
+
+def _once(name: str, partition: Path, directory: Path, files: Path, seconds: int) -> Result:
+    with group(f"sls-stress-{os.getpid()}-{partition.name}") as members:
+        run = _Run(name, partition, directory / "output", members, seconds)
+        run.start(files)
+        try:
+            outcome, words = run.judged()
+        finally:
+            run.end()
+    return Result(name, outcome, " ".join(words.split()))
+
+
+class _Run:
+    def __init__(
+        self, name: str, partition: Path, output: Path, members: Group, seconds: int
+    ) -> None:
+        self._name = name
+        self._partition = partition
+        self._output = output
+        self._group = members
+        self._seconds = seconds
+        self._logged = len((partition / "log").read_text())
+
+    def start(self, files: Path) -> None:
+        """In its group and session."""
+        command = ["stress-ng", f"--{self._name}", "1", "--timeout", str(self._seconds)]
+        command += ["--verify", "-v", "--temp-path", str(files)]
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                ["sh", "-c", _JOIN, "sh", str(self._group.path), *command],
+                cwd=self._output.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def judged(self) -> tuple[Outcome, str]:
+        """Checkpoint, kill, restore, wait for the end."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(self._seconds / 3)
+            return (
+                Outcome.NOT_HERE,
+                self._said() or f"ends by itself with {self._process.returncode}",
+            )
+        try:
+            self._write("attach", str(self._process.pid))
+            self._write("checkpoint", "")
+        except OSError:
+            return self._unharmed()
+        self._group.kill()
+        self._process.wait()
+        try:
+            self._write("restore", "daemon")
+        except OSError:
+            return Outcome.WRONG, f"not restored: {self._last_error()}"
+        return self._came_back()
+
+    def _came_back(self) -> tuple[Outcome, str]:
+        deadline = time.monotonic() + self._seconds + END_S
+        while (status := self._exit()) is None:
+            if time.monotonic() > deadline:
+                return Outcome.HUNG, self._said()
+            time.sleep(0.02)
+        if os.waitstatus_to_exitcode(status):
+            return Outcome.WRONG, f"{self._said()}; {self._notes()}"
+        return Outcome.WELL, self._notes()
+
+    def _unharmed(self) -> tuple[Outcome, str]:
+        """Refused: it has to end as if nothing had been."""
+        reason = self._last_error()
+        try:
+            status = self._process.wait(self._seconds + END_S)
+        except subprocess.TimeoutExpired:
+            return Outcome.HUNG, f"after a refusal: {reason}"
+        if status or "[Errno" in reason:
+            return Outcome.WRONG, f"after a refusal: {reason}: {self._said()}"
+        return Outcome.REFUSED, reason
+
+    def end(self) -> None:
+        """Nothing of it lives."""
+        self._group.kill()
+        with suppress(ChildProcessError):
+            self._process.wait(START_S)
+
+    # --- what it said ---
+
+    def _said(self) -> str:
+        """The lines of its output that are neither progress nor praise."""
+        lines = _SAID.findall(self._output.read_text(errors="replace"))
+        return "; ".join([line for line in lines if not line.startswith(_DULL)][:2])
+
+    def _notes(self) -> str:
+        """What the log tells of losses."""
+        return "; ".join(_LOGGED.findall((self._partition / "log").read_text()[self._logged :])[:2])
+
+    def _last_error(self) -> str:
+        return str(load(self._partition / "status")["last_error"])
+
+    def _exit(self) -> int | None:
+        found = load(self._partition / "status")["exits"].get(str(self._process.pid))
+        return None if found is None else int(found)
+
+    def _write(self, file: str, words: str) -> None:
+        with (self._partition / file).open("wb", buffering=0) as control:
+            control.write(f"{words}\n".encode())
