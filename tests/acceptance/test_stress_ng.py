@@ -1,4 +1,4 @@
-"""A dozen quick stressors of stress-ng in the suite; with SLS_LONG=1 all of them, by the script for the table."""
+"""Stressors of stress-ng, with SLS_LONG=1: they count seconds, which a busy machine has not. All, by the script."""
 
 import os
 import subprocess
@@ -15,6 +15,7 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.fuse,
     needs("stress-ng"),
+    pytest.mark.skipif(not os.environ.get("SLS_LONG"), reason="half an hour: SLS_LONG=1 runs it"),
     pytest.mark.skipif(
         unified_hierarchy() is None, reason="control groups of version 2 are missing"
     ),
@@ -43,7 +44,6 @@ def test_x26_a_stressor_is_refused_by_name(make_job: MakeJob, name: str) -> None
     assert result.outcome is Outcome.NOT_HERE or REFUSED[name] in result.words
 
 
-@pytest.mark.skipif(not os.environ.get("SLS_LONG"), reason="half an hour: SLS_LONG=1 runs it")
 def test_every_stressor(tmp_path: Path) -> None:
     """None comes back wrong, none hangs."""
     table = tmp_path / "stress-ng.tsv"
