@@ -3,7 +3,7 @@
 from tests.sls.conftest import Kept
 
 
-def test_interval_timers(kept: Kept) -> None:
+def test_x24_interval_timers(kept: Kept) -> None:
     kept("itimers.c")
 
 
