@@ -140,12 +140,17 @@ def create_file(path: str | os.PathLike[str], parts: Sequence[tuple[int, bytes]]
         for offset, data in parts:
             os.pwrite(fd, data, offset)
         os.fsync(fd)
-    except OSError:
+        _sync_directory(os.path.dirname(os.fspath(path)) or ".")
+    except BaseException:
+        # Also on Ctrl-C: what is half made would be in the way of the next attempt.
         os.unlink(path)
         raise
     finally:
         os.close(fd)
-    directory = os.open(os.path.dirname(os.fspath(path)) or ".", os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync_directory(path: str) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from libsls.cli import main
 from slos.dump import ExtentItem
 from slos.dump import dump as dumped
 from slos.objstore import ObjectStore
+from tests.conftest import WaitUntil
 from tests.libsls.conftest import LAUNCHER, Slsctl
 
 DATA = os.urandom(3 * 4096)
@@ -187,6 +189,24 @@ def test_copy_reads_back_equal(slsctl: Slsctl, store: Path, tmp_path: Path) -> N
                 place = (5, generation.epoch, info.object_id)
                 assert other.read(*place) == one.read(*place)
     assert slsctl("fsck", new).returncode == 0
+
+
+def test_copy_that_is_interrupted_leaves_no_file(
+    store: Path, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    """Ctrl-C as soon as the new file is there."""
+    with ObjectStore.open(store) as made:
+        for _ in range(60):
+            with made.begin(5) as transaction:
+                transaction.put(7, os.urandom(1 << 20))
+                transaction.commit(wait=False)
+    new = tmp_path / "copy.store"
+    words = [sys.executable, str(LAUNCHER), "copy", str(store), str(new)]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as copying:
+        wait_until(new.exists)
+        copying.send_signal(signal.SIGINT)
+        assert copying.wait(30) == 130
+    assert not new.exists()
 
 
 def test_copy_of_damage_leaves_no_file(slsctl: Slsctl, store: Path, tmp_path: Path) -> None:
