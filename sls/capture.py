@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from sls import proc, syscalls
+from sls.content_digests import ContentDigests
 from sls.errors import SlsError, TaskDiedError
 from sls.freeze import Frozen, FrozenThread
 from sls.image import (
@@ -114,6 +115,7 @@ class Tracer:
         self._kernel = platform.release()
         self._boot_id = proc.boot_id()
         self._sleepers = Sleepers()
+        self._digests = ContentDigests()
         self._has_base = False  # whether the last capture is one that a delta can build on
 
     def capture(
@@ -160,6 +162,9 @@ class Tracer:
                 clock.lap("files")
         clock.lap("thaw")
         stop_ns = time.monotonic_ns() - frozen.since_ns + early.stop_ns
+        if track:
+            objects = self._without_unchanged(objects, buffer, is_delta=is_delta)
+            clock.lap("compare")
         self._forget_gone(session.pids)
         if not track:
             self._end_tracking()
@@ -168,6 +173,24 @@ class Tracer:
             image, objects, is_delta, stop_ns, clock.stages,
             sum(array_bytes(one.ranges) for one in objects) // syscalls.PAGE_BYTES,
         )  # fmt: skip
+
+    def _without_unchanged(
+        self, objects: list[CapturedObject], buffer: CopyBuffer, *, is_delta: bool
+    ) -> list[CapturedObject]:
+        """The objects without pages of contents that the last capture had already."""
+        if not is_delta:
+            self._digests.forget()
+        self._digests.forget_gone({one.object_id for one in objects})
+        return [
+            one._replace(
+                ranges=self._digests.keep_changed(
+                    one.object_id, one.ranges, buffer.view(one.offset, array_bytes(one.ranges))
+                )
+            )
+            if one.object_id >= _CONTENT_OBJECTS
+            else one
+            for one in objects
+        ]
 
     def _end_tracking(self) -> None:
         for member in self._members.values():

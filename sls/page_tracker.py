@@ -6,9 +6,9 @@ registered is new: all its pages count. Where the kernel lacks this, every look 
 
 Large populated stretches of anonymous mappings (*dense*) are asked about in the one form that the kernel answers
 without looking at each page's struct (fs/proc/task_mmu.c, pagemap_scan_pmd_entry: written pages alone), some ten times
-faster. There a page that is gone counts as written, and reads as zeros. Everything else (the *rest*) is asked for its
-categories too: pages of files are not the process's own, holes of a sparse mapping must not be armed, for that would
-cost their page tables. Single-threaded.
+faster. There a page that is gone counts as written, and reads as zeros; that a whole page table is gone, its witness
+tells (`sls.page_tables`). Everything else (the *rest*) is asked for its categories too: pages of files are not the
+process's own, holes of a sparse mapping must not be armed, for that would cost their page tables. Single-threaded.
 """
 
 import errno
@@ -22,6 +22,7 @@ import numpy as np
 
 from sls import proc, syscalls
 from sls.errors import TaskDiedError
+from sls.page_tables import TABLE_BYTES, Witnesses
 from sls.proc import VmaLine
 from sls.ranges import (
     NOTHING,
@@ -105,6 +106,8 @@ class PageTracker:
         self._rest: Ranges = []  # pages found outside of them at the last look
         self._vmas: Sequence[VmaLine] = ()  # of the last look, and what is derived from them
         self._spans: Ranges = []
+        self._of_files: Ranges = []  # private mappings of files
+        self._witnesses = Witnesses()
         self.lack: str = ""  # why there is no tracking, in words
 
     @property
@@ -170,7 +173,7 @@ class PageTracker:
         before = self.captured
         self._note(vmas)
         self._arm(vmas)
-        populated, _ = self._populated(0, _TOP)
+        populated, _, _ = self._populated(0, _TOP)
         populated = intersection(populated, self._spans)
         self._dense, self._rest = [], populated
         self._is_fresh = False
@@ -199,7 +202,7 @@ class PageTracker:
         pieces, gone = self._scan_dense()
         written: Ranges = []
         for start, end in self._gaps():
-            populated, unregistered = self._populated(start, end)
+            populated, unregistered, _ = self._populated(start, end)
             written += difference(intersection(self._written(start, end), populated), unregistered)
         self._rest = merged([*self._rest, *written])
         return Changes(np.concatenate([as_array(written), *pieces]), gone)
@@ -214,6 +217,7 @@ class PageTracker:
     def _note(self, vmas: Sequence[VmaLine]) -> None:
         self._vmas = vmas
         self._spans = merged((vma.start, vma.end) for vma in vmas)
+        self._of_files = [(vma.start, vma.end) for vma in vmas if vma.inode]
 
     def _within_anonymous(self, ranges: Ranges) -> Ranges:
         """`ranges` cut to the anonymous mappings: those of several mappings come apart."""
@@ -230,6 +234,7 @@ class PageTracker:
             for start, end in self._within_anonymous(joined)
             if end - start >= _DENSE_BYTES
         ]
+        self._witnesses.choose(self._dense, self._rest)
         self._rest = difference(self._rest, self._dense)
 
     def _gaps(self) -> Ranges:
@@ -246,12 +251,25 @@ class PageTracker:
                 self._dense.remove((start, end))
                 continue
             if array_bytes(written) > _MANY_BYTES:
-                populated, _ = self._populated(start, end)
+                populated, _, _ = self._populated(start, end)
                 all_written = as_list(written)
                 gone += difference(all_written, populated)
                 written = as_array(intersection(all_written, populated))
             pieces.append(written)
+        for start, end in self._witnesses.missing(self.pid, self._dense):
+            gone += self._look_for_table(start, end)
         return pieces, gone
+
+    def _look_for_table(self, start: int, end: int) -> Ranges:
+        """What is gone of memory whose page table may be. Without a present page it joins the rest."""
+        populated, _, _ = self._populated(start, end)
+        present = syscalls.scan_pages(
+            self._pagemap, start, end, any_of=PAGE_IS_PRESENT, returned=PAGE_IS_PRESENT
+        )
+        self._witnesses.replace(start & -TABLE_BYTES, present[0].start if present else None)
+        if not present:
+            self._dense = difference(self._dense, [(start, end)])
+        return difference([(start, end)], populated)
 
     # --- the rest ---
 
@@ -261,27 +279,33 @@ class PageTracker:
         populated: Ranges = []
         for start, end in self._gaps():
             written = self._written(start, end)
-            found, unregistered = self._populated(start, end)
+            found, unregistered, absent = self._populated(start, end)
             found = intersection(found, self._spans)
             unregistered = intersection(unregistered, self._spans)
-            copied += merged([*intersection(written, found), *unregistered])
+            unsure = intersection(absent, self._of_files)
+            copied += merged([*intersection(written, found), *unregistered, *unsure])
             populated += found
             if unregistered:
                 self._arm([vma for vma in self._vmas if intersection(unregistered, [vma[:2]])])
         return copied, populated
 
-    def _populated(self, start: int, end: int) -> tuple[Ranges, Ranges]:
-        """Pages with contents of their own, and those of them in mappings that are not registered."""
+    def _populated(self, start: int, end: int) -> tuple[Ranges, Ranges, Ranges]:
+        """Pages with contents of their own; those of them in mappings that are not registered; and the absent ones.
+
+        Absent pages of a file's mapping may be swapped out, or have been dropped after they were armed: the kernel
+        leaves a marker then, which looks the same (mm/memory.c, zap_install_uffd_wp_if_needed).
+        """
         other = _categories_of_others(self._pagemap)
         found = syscalls.scan_pages(
-            self._pagemap, start, end,
-            inverted=other, all_of=other, any_of=_POPULATED, returned=PAGE_IS_WPALLOWED,
+            self._pagemap, start, end, inverted=other, all_of=other, any_of=_POPULATED,
+            returned=PAGE_IS_WPALLOWED | PAGE_IS_PRESENT,
         )  # fmt: skip
         populated = merged((one.start, one.end) for one in found)
         new = merged(
             (one.start, one.end) for one in found if not one.categories & PAGE_IS_WPALLOWED
         )
-        return populated, new
+        absent = [(one.start, one.end) for one in found if not one.categories & PAGE_IS_PRESENT]
+        return populated, new, absent
 
     def _written(self, start: int, end: int) -> Ranges:
         """What was written, armed again. Only pages that are there: to arm a hole of 100 GiB costs its page tables.

@@ -703,6 +703,28 @@ def scan_written(pagemap_fd: int, start: int, end: int) -> RangeArray | None:
     return found[0] if len(found) == 1 else np.concatenate([NOTHING, *found])
 
 
+_MOVE_PAGES_AT_ONCE = 4096
+
+
+def are_present(pid: int, addresses: Sequence[int]) -> list[bool]:
+    """Whether there is a page at each address of a process: move_pages(2) without a place to move them to.
+
+    Where the kernel has no such call (CONFIG_NUMA), nothing is known to be present.
+    """
+    found: list[bool] = []
+    for first in range(0, len(addresses), _MOVE_PAGES_AT_ONCE):
+        part = np.array(addresses[first : first + _MOVE_PAGES_AT_ONCE], dtype=np.uint64)
+        nodes = np.empty(len(part), dtype=np.int32)
+        try:
+            syscall("move_pages", pid, len(part), part.ctypes.data, 0, nodes.ctypes.data, 0)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            nodes[:] = -errno.ENOENT
+        found += (nodes >= 0).tolist()
+    return found
+
+
 # --- event objects --------------------------------------------------------------------------------------------------
 
 TFD_TIMER_ABSTIME: Final = 1

@@ -16,9 +16,7 @@ from sls.requests import PartitionStatistics, Percentiles
 KEPT: Final = 1000  # checkpoints
 _WORKER, _COMMIT, _STOPPED = 1, 2, 3  # tracks of the timeline
 _TRACKS: Final = {_WORKER: "worker", _COMMIT: "commit", _STOPPED: "members stand still"}
-_STOP_BEGINS: Final = (
-    "freeze"  # the stage with which the stop begins; those before it run beside the members
-)
+_STOP: Final = ("freeze", "thaw")  # its first and last stage; the others run beside the members
 
 
 @dataclass
@@ -134,13 +132,16 @@ def _events(oid: int, one: Checkpoint) -> Iterator[dict[str, Any]]:
     title = f"{one.kind} {one.epoch}"
     end_ns = one.started_ns + sum(one.stages_ns.values())
     yield _span(oid, _WORKER, title, one.started_ns, end_ns) | {"args": numbers}
-    stop_began_ns = at_ns = one.started_ns
+    stop_ns = [one.started_ns, end_ns]
+    at_ns = one.started_ns
     for name, length_ns in one.stages_ns.items():
-        if name == _STOP_BEGINS:
-            stop_began_ns = at_ns
+        if name == _STOP[0]:
+            stop_ns[0] = at_ns
         yield _span(oid, _WORKER, name, at_ns, at_ns + length_ns)
         at_ns += length_ns
-    yield _span(oid, _STOPPED, title, stop_began_ns, end_ns)
+        if name == _STOP[1]:
+            stop_ns[1] = at_ns
+    yield _span(oid, _STOPPED, title, *stop_ns)
     yield _span(oid, _COMMIT, title, one.received_ns, one.committed_ns)
     yield {"name": "pages", "ph": "C", "pid": oid, "ts": at_ns / 1e3, "args": {"pages": one.pages}}
     if one.durable_ns > one.committed_ns:  # these overlap: asynchronous events have a line each

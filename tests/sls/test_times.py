@@ -8,7 +8,7 @@ def checkpoint(epoch: int, *, stop_ns: int = 500, pages: int = 2) -> Checkpoint:
     start = epoch * 10_000
     return Checkpoint(
         epoch=epoch, kind="delta", started_ns=start, stop_ns=stop_ns,
-        stages_ns={"early": 100, "freeze": 200, "copy": 300}, received_ns=start + 700,
+        stages_ns={"early": 100, "freeze": 200, "thaw": 300, "compare": 50}, received_ns=start + 700,
         committed_ns=start + 900, processes=1, pages=pages,
     )  # fmt: skip
 
@@ -62,10 +62,11 @@ def test_the_timeline_has_every_stage_the_stop_the_commit_and_durability() -> No
     events = trace["traceEvents"]
     spans = [(one["name"], one["ts"], one["dur"]) for one in events if one["ph"] == "X"]
     assert spans == [
-        ("delta 1", 10.0, 0.6),
+        ("delta 1", 10.0, 0.65),
         ("early", 10.0, 0.1),
         ("freeze", 10.1, 0.2),
-        ("copy", 10.3, 0.3),
+        ("thaw", 10.3, 0.3),
+        ("compare", 10.6, 0.05),
         ("delta 1", 10.1, 0.5),  # the members stand still
         ("delta 1", 10.7, 0.2),  # the commit
     ]
