@@ -18,6 +18,7 @@ from tests.sls.driver import command_of
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.slow, pytest.mark.crash]
 
+IS_LONG = os.environ.get("SLS_LONG") == "1"
 SPREAD_S = 0.03  # a checkpoint takes less
 
 
@@ -89,6 +90,38 @@ def test_the_worker_is_killed_a_hundred_times(
     job.restore()
     check_unharmed(job)
     ends_without_a_gap(job)
+
+
+@pytest.mark.parametrize("seed", range(20, 24) if IS_LONG else [20])
+def test_the_worker_is_killed_under_periodic_checkpoints(
+    slfs: Mounted, job: Job, binaries: Path, ends_without_a_gap: Check, seed: int
+) -> None:
+    """At any instant of its work; `SLS_LONG=1`: a thousand times in all."""
+    chance = random.Random(seed)
+    start(job, binaries)
+    job.write("retain", 20)
+    job.write("period", 10)
+    for number in range(1, (250 if IS_LONG else 20) + 1):
+        kept = job.checkpoint("recursive")
+        job.wait_for(partial(has_newer, job, kept), "a periodic generation")
+        time.sleep(chance.random() * SPREAD_S)  # the instant is what is tested
+        worker = worker_of(slfs)
+        os.kill(worker, signal.SIGKILL)
+        wait_until(partial(has_ended, worker))
+        check_unharmed(job)
+        if number % 10 == 0:
+            job.write("period", 0)
+            durable = wait_durable(job)
+            job.kill()
+            job.restore(durable)
+            check_unharmed(job)
+            job.write("period", 10)
+    job.write("period", 0)
+    ends_without_a_gap(job)
+
+
+def has_newer(job: Job, epoch: int) -> bool:
+    return int((job.partition / "checkpoint").read_text()) > epoch
 
 
 def test_the_worker_is_killed_in_restores(
