@@ -186,7 +186,8 @@ def test_each_delta_is_what_the_program_had_and_restores(writer: Writer) -> None
     epoch = job.checkpoint("recursive")
     expected[epoch] = check_generation(job, epoch, "execve")
     job.write("period", 0)
-    for epoch, memories in expected.items():
+    every = 1 if os.environ.get("SLS_LONG") == "1" else 4
+    for epoch, memories in list(expected.items())[::-every]:
         job.kill()
         job.restore(f"{epoch} stopped")
         for pid, memory in memories.items():
