@@ -4,7 +4,8 @@
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -27,6 +28,41 @@ def read(pid: int, name: str) -> bytes:
             os.close(fd)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise TaskDiedError(pid, f"reading {name}") from error
+
+
+Read = Callable[[int, str], bytes]  # `read` or `reread`
+
+_open_files: dict[tuple[int, str], int] = {}  # of `reread`, in the order of their first use
+_MOST_OPEN: Final = 512
+
+
+def reread(pid: int, name: str) -> bytes:
+    """`read` of a file that is read again and again: it stays open, which saves most of the time.
+
+    Not for what belongs to an address space (maps, auxv, mem): an open one stays with that which execve(2) replaces.
+    For one thread alone.
+    """
+    key = (pid, name)
+    fd = _open_files.get(key)
+    if fd is not None:
+        with suppress(ProcessLookupError, FileNotFoundError):  # fdinfo says the latter
+            return _read_from_start(fd)
+        os.close(_open_files.pop(key))  # it has ended; the number may be another one's now
+    try:
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        if len(_open_files) >= _MOST_OPEN:
+            os.close(_open_files.pop(next(iter(_open_files))))
+        _open_files[key] = fd
+        return _read_from_start(fd)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise TaskDiedError(pid, f"reading {name}") from error
+
+
+def _read_from_start(fd: int) -> bytes:
+    text = os.pread(fd, _FIRST_READ_BYTES, 0)
+    while chunk := os.pread(fd, 1024 if len(text) < 1024 else _NEXT_READ_BYTES, len(text)):
+        text += chunk
+    return text
 
 
 def open_memory(pid: int) -> int:
@@ -63,7 +99,7 @@ def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def children(pid: int) -> list[int]:
+def children(pid: int, read: Read = read) -> list[int]:
     """Children of every thread of `pid`, from /proc/<pid>/task/<tid>/children."""
     found: list[int] = []
     for tid in entries(pid, "task"):
@@ -74,13 +110,13 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def descendants(pid: int) -> list[int]:
+def descendants(pid: int, read: Read = read) -> list[int]:
     """Children, their children, and so on, parents before children; `pid` itself not included."""
     found: list[int] = []
     queue = [pid]
     while queue:
         try:
-            below = children(queue.pop(0))
+            below = children(queue.pop(0), read)
         except TaskDiedError:
             continue
         found += below
@@ -189,7 +225,7 @@ def stat(pid: int) -> Stat:
     return parse_stat(read(pid, "stat"))
 
 
-def start_time(pid: int) -> int:
+def start_time(pid: int, read: Read = read) -> int:
     """When the process started, in clock ticks since boot: with its number, what tells it from all others."""
     return int(read(pid, "stat").rpartition(b")")[2].split(None, 20)[19])
 
@@ -431,6 +467,7 @@ def raw_remote(inode: int) -> bytes | None:
 
 
 # --- the machine ----------------------------------------------------------------------------------------------------
+
 
 NAMESPACES: Final = (
     "mnt", "net", "pid", "ipc", "uts", "user", "time", "cgroup", "pid_for_children", "time_for_children",

@@ -91,6 +91,18 @@ def remote_all(calls: Sequence[Call]) -> Remote[list[Reply]]:
     return list(replies)
 
 
+def noted(remote: Remote[T]) -> Remote[tuple[T, list[Call]]]:
+    """The same generator; its result comes with every call that it made."""
+    made: list[Call] = []
+    try:
+        calls = next(remote)
+        while True:
+            made += calls
+            calls = remote.send((yield calls))
+    except StopIteration as stop:
+        return stop.value, made
+
+
 def run_together(
     remotes: Iterable[Remote[Any]], execute: Callable[[Sequence[Call]], Sequence[Reply]]
 ) -> list[Any]:
@@ -398,15 +410,22 @@ class Arena:
 
         A failed call does not end the batch; its reply tells. `pause`: run at each `thread.stop_call()` among them.
         """
-        replies: list[Reply] = []
+        return self.start(thread, calls, pause)()
+
+    def start(
+        self, thread: Borrowed, calls: Sequence[Call], pause: Callable[[], None] | None = None
+    ) -> Callable[[], list[Reply]]:
+        """`run` that leaves the replies to be made out later, by calling what it returns."""
+        finished: list[tuple[tuple[Call, ...], _Layout, bytes]] = []
         rest = tuple(calls)
         while rest:
             layout = _laid_out(self.base + PAGE_BYTES + _AT_TABLE, self.end, rest)
             self._load(thread, layout)
             thread.run_at(self.base, pause)
-            replies += self._replies(thread.pid, rest, layout)
+            memory = self._memory[PAGE_BYTES + _AT_TABLE : layout.end - self.base]
+            finished.append((rest[: layout.count], layout, memory))
             rest = rest[layout.count :]
-        return replies
+        return lambda: [reply for batch in finished for reply in self._replies(thread.pid, *batch)]
 
     def _load(self, thread: Borrowed, layout: "_Layout") -> None:
         control = _control_block(
@@ -417,10 +436,10 @@ class Arena:
             offset = address - self.base
             self._memory[offset : offset + len(data)] = data
 
-    def _replies(self, pid: int, calls: Sequence[Call], layout: "_Layout") -> list[Reply]:
-        start = PAGE_BYTES + _AT_TABLE
-        memory = self._memory[start : layout.end - self.base]
-        origin = self.base + start
+    def _replies(
+        self, pid: int, calls: Sequence[Call], layout: "_Layout", memory: bytes
+    ) -> list[Reply]:
+        origin = self.base + PAGE_BYTES + _AT_TABLE
         values = _RESULT.iter_unpack(memory[: layout.count * _ENTRY.size])
         return [
             Reply(

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Final
 
 from sls import proc, syscalls
-from sls.errors import UnsupportedResourceError
+from sls.errors import TaskDiedError, UnsupportedResourceError
 from sls.freeze import FrozenProcess
 
 _KINDS: Final = {
@@ -30,14 +30,25 @@ def refuse_shared(processes: Iterable[FrozenProcess]) -> None:
     """UnsupportedResourceError when two processes share what cannot be kept shared, or a thread has its own."""
     tids = {process.leader.tid: process for process in processes}
     for kind, (resource, what) in _KINDS.items():
-        ordered = sorted(tids, key=cmp_to_key(partial(_order, kind)))
-        for left, right in pairwise(ordered):
-            if not syscalls.kcmp(left, right, kind):
-                pids = sorted((tids[left].pid, tids[right].pid))
-                detail = f"it shares {what} with pid {pids[0]}, which is not supported"
-                raise UnsupportedResourceError(pids[1], resource, detail)
+        if pair := _equal_pair(tids, kind):
+            pids = sorted(tids[tid].pid for tid in pair)
+            detail = f"it shares {what} with pid {pids[0]}, which is not supported"
+            raise UnsupportedResourceError(pids[1], resource, detail)
     for process in tids.values():
         _refuse_unshared(process)
+
+
+def is_shared(pids: Iterable[int]) -> bool:
+    """Whether two of these processes, which may run, share what is refused; also when one of them ends meanwhile."""
+    try:
+        return any(_equal_pair(pids, kind) for kind in _KINDS)
+    except (TaskDiedError, OSError):
+        return True
+
+
+def _equal_pair(tids: Iterable[int], kind: int) -> tuple[int, int] | None:
+    ordered = sorted(tids, key=cmp_to_key(partial(_order, kind)))
+    return next((two for two in pairwise(ordered) if not syscalls.kcmp(*two, kind)), None)
 
 
 def _refuse_unshared(process: FrozenProcess) -> None:

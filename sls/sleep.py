@@ -100,12 +100,14 @@ class Sleepers:
         self._asleep.pop(tid, None)
         number = -1
         try:
-            word = proc.read(tid, "syscall").partition(b" ")[0]
+            word = proc.reread(tid, "syscall").partition(b" ")[0]
             number = int(word) if word.isdigit() else -1
             if number in _TIMEOUTS or number == RESTART_SYSCALL:
-                channel = proc.read(tid, "wchan")
+                channel = proc.reread(tid, "wchan")
                 ran_ns, switches = _last_ran(tid)
-                since_ns = self._clocks.monotonic(proc.stat(tid).processor, ran_ns)
+                since_ns = self._clocks.monotonic(
+                    proc.parse_stat(proc.reread(tid, "stat")).processor, ran_ns
+                )
                 self._asleep[tid] = _Asleep(number, channel, since_ns, switches)
         except (TaskDiedError, OSError):
             pass  # it ends, or this kernel does not tell: the whole time then
@@ -174,7 +176,7 @@ class _Clocks:
 
 def _last_ran(tid: int) -> tuple[int, int]:
     """(the last instant at which the thread ran, in ns of the scheduler's clock; number of times it went to sleep)."""
-    text = proc.read(tid, "sched")
+    text = proc.reread(tid, "sched")
     ran, switches = _LAST_RAN.search(text), _SWITCHES.search(text)
     if ran is None or switches is None:
         raise OSError(errno.ENODATA, "no such field in /proc/<tid>/sched")

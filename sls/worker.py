@@ -51,17 +51,17 @@ _BUFFERS = 2
 _IDLE_S = 1.0
 
 
-def family(members: Sequence[MemberId]) -> list[int]:
+def family(members: Sequence[MemberId], read: proc.Read = proc.read) -> list[int]:
     """The members that still are who they were, and all their descendants; parents before children."""
     found: dict[int, None] = {}
     for member in members:
         try:
-            if proc.start_time(member.pid) != member.start_time:
+            if proc.start_time(member.pid, read) != member.start_time:
                 continue
         except TaskDiedError:
             continue
         found[member.pid] = None
-        found.update(dict.fromkeys(proc.descendants(member.pid)))
+        found.update(dict.fromkeys(proc.descendants(member.pid, read)))
     return list(found)
 
 
@@ -262,7 +262,7 @@ class Worker:
         started_ns = time.monotonic_ns()
         try:
             capture = self._tracer.capture(
-                lambda: family(members),
+                lambda: family(members, proc.reread),
                 full=full,
                 track=track,
                 stay=self._continue.period_ms > 0,

@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -18,9 +19,11 @@ import msgspec
 from sls import proc, syscalls
 from sls.errors import TaskDiedError, UnsupportedResourceError
 from sls.freeze import FrozenProcess, FrozenThread
+from sls.observations import Observations
 from sls.proc import FdInfo, VmaLine
 from sls.remote import Arena, Call, Remote
 
+_OF_ADDRESS_SPACE = frozenset(["maps", "auxv"])
 _PIDFD_THREAD = os.O_EXCL  # of pidfd_open(2), Linux 6.9
 
 
@@ -119,13 +122,15 @@ class OpenFile:
     def stat(self) -> os.stat_result:
         """fstat(2) of the description."""
         if self._stat is None:
-            self._stat = os.stat(f"/proc/{self.pid}/fd/{self.fd}")
+            path = f"/proc/{self.pid}/fd/{self.fd}"
+            self._stat = self.process.looks.of(("status of", path), lambda: os.stat(path))
         return self._stat
 
     @property
     def descriptor(self) -> int:
         """A duplicate in this process (pidfd_getfd), closed when the capture ends. Look, never drain."""
         if self._descriptor is None:
+            self.process.looks.must_be_at_rest(f"descriptor {self.fd}")
             self._descriptor = syscalls.pidfd_getfd(self.process.pidfd, self.fd)
         return self._descriptor
 
@@ -173,6 +178,11 @@ class Memo:
         self._kept[what] = (text, value)
         return same
 
+    def knows(self, what: str, text: bytes) -> bool:
+        """Whether something is kept that was made of that text."""
+        known = self._kept.get(what)
+        return known is not None and known[0] == text
+
     def drop(self, what: str) -> None:
         """Forget what was made of a text."""
         self._kept.pop(what, None)
@@ -187,31 +197,64 @@ class Memo:
 
 
 class CapturedProcess:
-    """A frozen process while it is read. Text of /proc is read once and kept for the capture.
+    """A frozen process while it is read. Text of /proc is read once and kept for the capture (`looks`).
 
     `tid` is a live thread, the leader unless that has ended: what the kernel shows of an ended leader is empty, so
     /proc is read through it.
     """
 
     def __init__(
-        self, frozen: FrozenProcess, object_id: int, memo: Memo, *, is_tracked: bool
+        self,
+        frozen: FrozenProcess,
+        object_id: int,
+        memo: Memo,
+        looks: Observations,
+        *,
+        is_tracked: bool,
     ) -> None:
         self.frozen = frozen
         self.memo = memo
+        self.looks = looks
         self.pid = frozen.pid
         self.tid = frozen.leader.tid
         self.object_id = object_id  # of its memory in the generation
         self.arena: Arena | None = None
         self.infos: dict[int, FdInfo] = {}  # by descriptor, complete before any capture runs
         self._is_tracked = is_tracked
-        self.stat = proc.stat(self.tid)
-        self.status = proc.status(self.tid)
-        self.read_maps()
+        self.stat = proc.parse_stat(self.read("stat"))
+        self.status = proc.Fields(self.read("status"))
+        self.maps_text = self.read("maps")
+        self._parse_maps()
         self._pidfd: int | None = None
 
+    def read(self, name: str) -> bytes:
+        """/proc/<pid>/<name> as it was while the process stood still."""
+        read = proc.read if name in _OF_ADDRESS_SPACE else proc.reread
+        return self.looks.of(("read", name), partial(read, self.tid, name))
+
+    def read_of_thread(self, tid: int, name: str) -> bytes:
+        """/proc/<pid>/task/<tid>/<name> as it was while the thread stood still."""
+        return self.read(name if tid == self.tid else f"task/{tid}/{name}")
+
+    def link(self, name: str) -> bytes:
+        """Target of the symbolic link /proc/<pid>/<name>, as it was while the process stood still."""
+        return self.looks.of(("link", name), partial(proc.link, self.tid, name))
+
+    def settled(self, name: str) -> bytes:
+        """/proc/<pid>/<name>, where it tells what hardly ever changes."""
+        read = proc.read if name in _OF_ADDRESS_SPACE else proc.reread
+        return self.looks.at_leisure(("read", name), partial(read, self.tid, name))
+
+    def settled_link(self, name: str) -> bytes:
+        """Target of the symbolic link /proc/<pid>/<name>, where it hardly ever changes."""
+        return self.looks.at_leisure(("link", name), partial(proc.link, self.tid, name))
+
     def read_maps(self) -> None:
-        """Take `maps` from /proc, at first and after a mapping of ours has gone."""
+        """Take `maps` from /proc again, after a mapping of ours has gone."""
         self.maps_text = proc.read(self.tid, "maps")
+        self._parse_maps()
+
+    def _parse_maps(self) -> None:
         if not self.maps_text:  # its memory went first
             raise TaskDiedError(self.pid, "reading maps")
         self.maps: list[VmaLine] = self.memo.of(
@@ -442,8 +485,11 @@ class ProcessState(Generic[P]):
     stage: Stage
     record: type[P]
 
-    def look_ahead(self, tid: int, memo: Memo) -> None:
-        """Before the stop: put what is slow to read into `memo`, for `capture` to use if nothing has changed."""
+    def look_ahead(self, tid: int, memo: Memo, *, anew: bool) -> None:
+        """Before the stop: put what is slow to read into `memo`, for `capture` to use if nothing has changed.
+
+        Not `anew`: only where something seems to have changed since the last time.
+        """
 
     def prepare(self, ctx: RestoreContext, record: P) -> None:
         """Before any process is made: open what it is to inherit (`ctx.inheritable`). Nothing by default."""
@@ -451,6 +497,10 @@ class ProcessState(Generic[P]):
     def lead(self, ctx: RestoreContext, record: P) -> list[Call]:
         """Calls that the leader of a new session makes before it has children. None by default."""
         return []
+
+    def can_wait(self, process: CapturedProcess) -> bool:
+        """Whether `capture` does nothing but look, through `process`, and so may run when the tasks do again."""
+        return False
 
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[P]:
         raise NotImplementedError
@@ -467,6 +517,10 @@ class ThreadState(Generic[H]):
 
     def prepare(self, ctx: RestoreContext, record: H) -> None:
         """Before any process is made: open what it is to inherit (`ctx.inheritable`). Nothing by default."""
+
+    def can_wait(self, process: CapturedProcess) -> bool:
+        """As in `ProcessState`."""
+        return False
 
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
@@ -493,6 +547,10 @@ class FileType(Generic[F]):
     def matches(self, file: OpenFile) -> bool:
         """Whether `file` is of this kind. Cheap: looks at the link's text, or the mode."""
         raise NotImplementedError
+
+    def can_wait(self, file: OpenFile) -> bool:
+        """Whether `capture` needs no more than link, fdinfo and fstat(2), and so may run when the tasks do again."""
+        return False
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> F:
         """The record. Raises `file.unsupported(…)` for what cannot be kept."""

@@ -41,26 +41,29 @@ class Cgroup(ProcessState[CgroupRecord]):
     stage = Stage.TASKS
     record = CgroupRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[CgroupRecord]:
         yield from ()
-        return _groups(process.tid)
+        return _groups(process.settled("cgroup"))
 
     def restore(
         self, ctx: RestoreContext, process: RestoredProcess, record: CgroupRecord
     ) -> Remote[None]:
         yield from ()
-        current = _groups(process.pid).paths
+        current = _groups(proc.read(process.pid, "cgroup")).paths
         for wanted in record.paths:
             if wanted not in current and not _join(ctx, process.pid, wanted):
                 name = wanted.path.decode(errors="replace")
                 ctx.note("cgroup", f"{name} cannot be joined here", process.pid)
 
 
-def _groups(tid: int) -> CgroupRecord:
+def _groups(text: bytes) -> CgroupRecord:
     return CgroupRecord(
         paths=tuple(
             CgroupPath(controllers=controllers, path=path)
-            for controllers, path in proc.parse_cgroup(proc.read(tid, "cgroup"))
+            for controllers, path in proc.parse_cgroup(text)
         )
     )
 

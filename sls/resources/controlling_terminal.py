@@ -49,6 +49,9 @@ class ControllingTerminal(ProcessState[ControllingTerminalRecord]):
     stage = Stage.TASKS
     record = ControllingTerminalRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return not process.stat.terminal
+
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess
     ) -> Remote[ControllingTerminalRecord]:

@@ -55,6 +55,9 @@ class Credentials(ThreadState[CredentialsRecord]):
     stage = Stage.IDENTITY
     record = CredentialsRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
     ) -> Remote[CredentialsRecord]:
@@ -63,7 +66,7 @@ class Credentials(ThreadState[CredentialsRecord]):
             call("prctl", _PR_GET_DUMPABLE),
             call("prctl", _PR_GET_PDEATHSIG, Out(4)),
         ]
-        status = proc.status(process.tid, thread.tid)
+        status = proc.Fields(process.read_of_thread(thread.tid, "status"))
         return CredentialsRecord(
             uids=_four(status["Uid"]),
             gids=_four(status["Gid"]),

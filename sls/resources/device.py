@@ -32,6 +32,9 @@ class Device(FileType[DeviceRecord]):
             and file.stat.st_rdev in _STATELESS
         )
 
+    def can_wait(self, file: OpenFile) -> bool:
+        return True
+
     def capture(self, ctx: CaptureContext, file: OpenFile) -> DeviceRecord:
         return DeviceRecord(file_id=file.file_id, flags=file.flags, path=file.target)
 

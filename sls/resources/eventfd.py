@@ -24,6 +24,9 @@ class Eventfd(FileType[EventfdRecord]):
     def matches(self, file: OpenFile) -> bool:
         return file.target == b"anon_inode:[eventfd]"
 
+    def can_wait(self, file: OpenFile) -> bool:
+        return True
+
     def capture(self, ctx: CaptureContext, file: OpenFile) -> EventfdRecord:
         return EventfdRecord(
             file_id=file.file_id,

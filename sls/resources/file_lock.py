@@ -62,6 +62,9 @@ class FileLocks(ProcessState[FileLocksRecord]):
     stage = Stage.LINKS
     record = FileLocksRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[FileLocksRecord]:
         yield from ()
         return FileLocksRecord(locks=tuple(_locks(ctx, process)))

@@ -52,6 +52,9 @@ class FileOwners(ProcessState[FileOwnersRecord]):
     stage = Stage.LINKS
     record = FileOwnersRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[FileOwnersRecord]:
         fds = list(_candidates(ctx, process))
         calls = [call("fcntl", fd, _F_GETOWN_EX, Out(_OWNER.size)) for fd in fds]

@@ -104,6 +104,9 @@ _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
 _PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 _MAP_GROWSDOWN, _MAP_NORESERVE = 0x100, 0x4000
 _MREMAP_MOVE_FIXED: Final = 3
+_PLAIN: Final = (
+    "plain memory"  # in the memo: whether nothing of it but pages goes into the generation
+)
 KERNEL_NAMES: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]")
 # VmFlags code → madvise(2) advice
 _ADVICE: Final = {"rr": 1, "sr": 2, "dc": 10, "mg": 12, "hg": 14, "nh": 15, "dd": 16, "wf": 18}
@@ -153,27 +156,36 @@ class Memory(ProcessState[MemoryRecord]):
     stage = Stage.MEMORY
     record = MemoryRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        is_plain = process.memo.of(_PLAIN, process.maps_text, lambda: False)
+        return is_plain and not _has_locks(process)
+
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[MemoryRecord]:
         replies = yield [call("brk", 0)]
         flags = _flags(process.tid, process.maps_text, process.memo)
         stat = process.stat
         executable, executable_inode = _executable(ctx, process)
+        vmas = _vmas(ctx, process, flags)
+        is_plain = executable_inode is None and not any(one.inode or one.guards for one in vmas)
+        process.memo.put(_PLAIN, process.maps_text, is_plain)
         return MemoryRecord(
-            vmas=_vmas(ctx, process, flags),
+            vmas=vmas,
             layout=(
                 stat.start_code, stat.end_code, stat.start_data, stat.end_data, stat.start_brk,
                 replies[0].check(), stat.start_stack, stat.arg_start, stat.arg_end, stat.env_start,
                 stat.env_end,
             ),
-            auxv=proc.read(process.tid, "auxv"),
+            auxv=process.settled("auxv"),
             executable=executable,
             executable_inode=executable_inode,
             object_id=process.object_id,
             future_locks=_future_locks(process),
         )  # fmt: skip
 
-    def look_ahead(self, tid: int, memo: Memo) -> None:
+    def look_ahead(self, tid: int, memo: Memo, *, anew: bool) -> None:
         maps_text = proc.read(tid, "maps")
+        if not anew and memo.knows("smaps", maps_text):
+            return
         memo.of("maps", maps_text, lambda: proc.parse_maps(maps_text))
         flags = proc.parse_smaps_flags(proc.read(tid, "smaps"))
         if not memo.put("smaps", maps_text, flags):
@@ -298,12 +310,16 @@ def _guards(tid: int, line: VmaLine) -> tuple[tuple[int, int], ...]:
 
 def _future_locks(process: CapturedProcess) -> int:
     """What mlockall(2) has asked for mappings to come: our own, the newest, shows it. Asked where any is locked."""
-    if process.status["VmLck"].split()[0] == "0" or process.arena is None:
+    if not _has_locks(process) or process.arena is None:
         return 0
     flags = proc.parse_smaps_flags(proc.read(process.tid, "smaps")).get(
         process.arena.base, frozenset()
     )
     return (_MCL_FUTURE if "lo" in flags else 0) | (_MCL_ONFAULT if "lf" in flags else 0)
+
+
+def _has_locks(process: CapturedProcess) -> bool:
+    return process.status["VmLck"].split()[0] != "0"
 
 
 def _backing(
@@ -342,7 +358,8 @@ def _executable(
     ctx: CaptureContext, process: CapturedProcess
 ) -> tuple[FileVersion, Nameless | None]:
     link = f"/proc/{process.tid}/exe"
-    target, status = proc.link(process.tid, "exe"), os.stat(link)
+    target = process.settled_link("exe")
+    status = process.looks.of(("status of", link), lambda: os.stat(link))
     if not is_nameless(target, status):
         return _version(ctx, target, status), None
     version = FileVersion(path=target, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
@@ -357,8 +374,12 @@ def _is_current(
         return True
     path = record.file.path
     if path not in ctx.versions:
-        link = f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
-        _version(ctx, path, os.stat(link))
+        try:
+            status = os.stat(f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}")
+        except FileNotFoundError:
+            process.looks.must_be_at_rest(f"the mapping of {path.decode(errors='replace')}")
+            raise
+        _version(ctx, path, status)
     return bool(ctx.versions[path] == record.file)
 
 

@@ -8,6 +8,7 @@ Kernel: Linux 3.8.
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache, partial
 from typing import Final
 
 from sls import proc
@@ -34,13 +35,16 @@ class Namespaces(ProcessState[NamespacesRecord]):
     stage = Stage.TASKS
     record = NamespacesRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[NamespacesRecord]:
         yield from ()
-        own = ctx.once("own namespaces", lambda: _links(os.getpid(), _REASONS))
-        _compare(process, own, _links(process.tid, _REASONS))
+        own = _own_links(os.getpid())
         for tid in process.frozen.threads:
-            if tid != process.tid:
-                _compare(process, own, _links(tid, _OF_THREADS))
+            names = tuple(_REASONS) if tid == process.tid else _OF_THREADS
+            links = process.looks.at_leisure(("namespaces", tid), partial(_links, tid, names))
+            _compare(process, own, links)
         return NamespacesRecord()
 
     def restore(
@@ -62,6 +66,12 @@ _REASONS: Final = {
     "pid_for_children": _LATER,
     "time_for_children": _LATER,
 }
+
+
+@lru_cache(maxsize=1)
+def _own_links(pid: int) -> dict[str, bytes]:
+    """Of this process, which never leaves its own."""
+    return _links(pid, _REASONS)
 
 
 def _links(tid: int, names: Iterable[str]) -> dict[str, bytes]:

@@ -58,6 +58,9 @@ class NumaPolicy(ThreadState[NumaPolicyRecord]):
     stage = Stage.LINKS
     record = NumaPolicyRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
     ) -> Remote[NumaPolicyRecord]:
@@ -97,8 +100,12 @@ class MappingPolicies(ProcessState[MappingPoliciesRecord]):
     stage = Stage.LINKS
     record = MappingPoliciesRecord
 
-    def look_ahead(self, tid: int, memo: Memo) -> None:
-        memo.put("numa_maps", b"", _texts(tid))
+    def look_ahead(self, tid: int, memo: Memo, *, anew: bool) -> None:
+        if anew or not memo.knows("numa_maps", b""):
+            memo.put("numa_maps", b"", _texts(tid))
+
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return process.memo.knows("numa_maps", b"")
 
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess

@@ -13,7 +13,6 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from sls import proc
 from sls.errors import ImageError
 from sls.remote import Call, In, Out, Remote, call, remote_all
 from sls.resources.base import (
@@ -64,8 +63,11 @@ class PosixTimers(ProcessState[PosixTimersRecord]):
     stage = Stage.RESUME
     record = PosixTimersRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[PosixTimersRecord]:
-        entries = [match.groups() for match in _ENTRY.finditer(proc.read(process.tid, "timers"))]
+        entries = [match.groups() for match in _ENTRY.finditer(process.read("timers"))]
         numbers = [int(entry[0]) for entry in entries]
         replies = yield [call("timer_gettime", one, Out(_ITIMERSPEC.size)) for one in numbers]
         overruns = yield [call("timer_getoverrun", number) for number in numbers]

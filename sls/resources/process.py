@@ -66,6 +66,9 @@ class Process(ProcessState[ProcessStateRecord]):
     stage = Stage.IDENTITY
     record = ProcessStateRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[ProcessStateRecord]:
         replies = yield [
             call("prctl", _PR_GET_CHILD_SUBREAPER, Out(4)),
@@ -76,19 +79,18 @@ class Process(ProcessState[ProcessStateRecord]):
             call("prctl", _PR_GET_IO_FLUSHER, 0, 0, 0, 0),
         ]
         subreaper, thp, membarrier, merge, mdwe, flusher = replies
-        pid = process.tid
-        cwd = proc.link(pid, "cwd")
-        limits = proc.read(pid, "limits")
+        cwd = process.link("cwd")
+        limits = process.settled("limits")
         return ProcessStateRecord(
             cwd=cwd.removesuffix(_REMOVED),
             is_cwd_removed=cwd.endswith(_REMOVED),
             root=_root(process),
             umask=int(process.status["Umask"], 8),
-            personality=int(proc.read(pid, "personality"), 16),
+            personality=int(process.settled("personality"), 16),
             limits=process.memo.of("limits", limits, lambda: _limits(limits)),
             is_subreaper=any(subreaper.outputs[0]),
             thp_disabled=thp.check(),
-            oom_score_adj=int(proc.read(pid, "oom_score_adj")),
+            oom_score_adj=int(process.settled("oom_score_adj")),
             membarrier=_MEMBARRIER_PRIVATE if membarrier.failed else membarrier.value,
             memory_merge=max(0, merge.value),
             write_or_execute=max(0, mdwe.value),
@@ -143,7 +145,7 @@ def _settings(record: ProcessStateRecord) -> Iterator[Call]:
 
 
 def _root(process: CapturedProcess) -> bytes:
-    path = proc.link(process.tid, "root")
+    path = process.settled_link("root")
     if path.endswith(_REMOVED):
         raise process.unsupported(
             "root", f"{path.decode(errors='replace')}: a removed directory is not supported"

@@ -26,6 +26,7 @@ from sls.resources.nameless import (
 )
 
 _OF_A_PROCESS: Final = re.compile(rb"/proc/\d+(/|$)")
+_QUEUE_BYTES: Final = 80  # FILENT_SIZE of ipc/mqueue.c
 _CREATION_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 _TMPFILE_FLAGS: Final = os.O_TMPFILE | os.O_RDWR
 # O_TMPFILE includes O_DIRECTORY, which no deleted file has; the link in /proc is a link indeed
@@ -52,6 +53,10 @@ class Regular(FileType[RegularRecord]):
             return False
         mode = file.stat.st_mode
         return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or bool(file.flags & os.O_PATH)
+
+    def can_wait(self, file: OpenFile) -> bool:
+        is_like_queue = file.stat.st_size == _QUEUE_BYTES  # tells only a descriptor of ours
+        return not is_like_queue and not is_nameless(file.target, file.stat)
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> RegularRecord:
         path, inode = file.target, None

@@ -51,12 +51,17 @@ class Seccomp(ThreadState[SeccompRecord]):
     stage = Stage.IDENTITY
     record = SeccompRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return process.status["Seccomp"] == "0"
+
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
     ) -> Remote[SeccompRecord]:
         yield from ()
-        status = proc.status(process.tid, thread.tid)
+        status = proc.Fields(process.read_of_thread(thread.tid, "status"))
         mode = int(status["Seccomp"])
+        if mode == _MODE_FILTER:
+            process.looks.must_be_at_rest(f"the filter of thread {thread.tid}")
         if mode != _MODE_FILTER:
             return SeccompRecord(mode=mode)
         try:

@@ -22,6 +22,9 @@ class Signalfd(FileType[SignalfdRecord]):
     def matches(self, file: OpenFile) -> bool:
         return file.target == b"anon_inode:[signalfd]"
 
+    def can_wait(self, file: OpenFile) -> bool:
+        return True
+
     def capture(self, ctx: CaptureContext, file: OpenFile) -> SignalfdRecord:
         return SignalfdRecord(
             file_id=file.file_id, flags=file.flags, mask=int(file.info["sigmask"], 16)

@@ -9,6 +9,7 @@ Kernel: Linux 3.10 (PTRACE_PEEKSIGINFO).
 
 import signal
 import struct
+from functools import partial
 from typing import Final
 
 from sls import syscalls
@@ -54,6 +55,9 @@ class SignalActions(ProcessState[SignalActionsRecord]):
     stage = Stage.LINKS
     record = SignalActionsRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[SignalActionsRecord]:
         numbers = [number for number in _SIGNALS if number not in _UNCHANGEABLE]
         replies = yield [
@@ -65,7 +69,7 @@ class SignalActions(ProcessState[SignalActionsRecord]):
                 for number, reply in zip(numbers, replies, strict=True)
                 if reply.check() == 0 and any(reply.outputs[0])
             ),
-            queue=_queue(process.tid, shared=True),
+            queue=_queue(process, process.tid, shared=True),
         )
 
     def restore(
@@ -96,6 +100,9 @@ class ThreadSignals(ThreadState[ThreadSignalsRecord]):
     stage = Stage.LINKS
     record = ThreadSignalsRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
     ) -> Remote[ThreadSignalsRecord]:
@@ -106,7 +113,7 @@ class ThreadSignals(ThreadState[ThreadSignalsRecord]):
             stack_address=address,
             stack_flags=flags & ~_SS_ONSTACK,
             stack_bytes=size,
-            queue=_queue(thread.tid, shared=False),
+            queue=_queue(process, thread.tid, shared=False),
         )
 
     def restore(
@@ -122,9 +129,10 @@ class ThreadSignals(ThreadState[ThreadSignalsRecord]):
         yield from remote_all(calls)
 
 
-def _queue(tid: int, *, shared: bool) -> tuple[bytes, ...]:
+def _queue(process: CapturedProcess, tid: int, *, shared: bool) -> tuple[bytes, ...]:
     """What waits; SIGSTOP, which nothing can hold back, is the process's being stopped."""
-    found = syscalls.peek_siginfo(tid, shared=shared)
+    peek = partial(syscalls.peek_siginfo, tid, shared=shared)
+    found = process.looks.of(("signals", tid, shared), peek)
     return tuple(info for info in found if signal_number(info) not in _UNCHANGEABLE)
 
 

@@ -8,6 +8,7 @@ made again if it is gone, and never touched if it is there. One whose last user 
 
 import enum
 import errno
+import math
 import os
 from collections.abc import Callable, Collection
 from typing import Final
@@ -79,10 +80,8 @@ def ownership(
         return Ownership.MEMBER
     if any(users):
         return Ownership.OTHER
-    is_possible = any(
-        _user(process) == found.creator_uid and _began_s(process) <= found.changed_s
-        for process in ctx.processes.values()
-    )
+    began = ctx.once("first of each user", lambda: _first_beginnings(ctx))
+    is_possible = began.get(found.creator_uid, math.inf) <= found.changed_s
     return Ownership.PERHAPS if is_possible else Ownership.OTHER
 
 
@@ -91,8 +90,13 @@ def is_used_by_living(users: Collection[int]) -> bool:
     return any(user not in (0, os.getpid()) and proc.exists(user) for user in users)
 
 
-def _user(process: CapturedProcess) -> int:
-    return int(process.status["Uid"].split()[1])
+def _first_beginnings(ctx: CaptureContext) -> dict[int, float]:
+    """Effective user → when the first process of theirs started, in seconds since the epoch."""
+    found: dict[int, float] = {}
+    for process in ctx.processes.values():
+        user = int(process.status["Uid"].split()[1])
+        found[user] = min(_began_s(process), found.get(user, math.inf))
+    return found
 
 
 def _began_s(process: CapturedProcess) -> int:

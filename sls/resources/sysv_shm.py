@@ -85,6 +85,9 @@ class SysvMemory(ProcessState[SysvMemoryRecord]):
     stage = Stage.LINKS
     record = SysvMemoryRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return not any(map(is_segment, process.maps))
+
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[SysvMemoryRecord]:
         yield from ()
         attached = {line.inode: line for line in process.maps if is_segment(line)}

@@ -10,7 +10,8 @@ Kernel: Linux 5.13 (PTRACE_GET_RSEQ_CONFIGURATION).
 
 import os
 import struct
-from typing import Final
+from functools import partial
+from typing import NamedTuple
 
 from sls import proc, syscalls
 from sls.freeze import FrozenThread
@@ -30,8 +31,6 @@ _PR_SET_NAME, _PR_GET_TID_ADDRESS = 15, 40
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
 _STACK = struct.Struct("=QiIQ")
 _SS_ONSTACK, _SS_DISABLE = 1, 2
-_RSEQ_CS_OFFSET: Final = 8  # struct rseq: cpu_id_start, cpu_id, rseq_cs
-_RSEQ_CS = struct.Struct("=IIQQQ")  # version, flags, start_ip, post_commit_offset, abort_ip
 
 
 class ThreadStateRecord(ThreadRecord, frozen=True, tag="thread"):
@@ -69,6 +68,9 @@ class Thread(ThreadState[ThreadStateRecord]):
     stage = Stage.LINKS
     record = ThreadStateRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
     ) -> Remote[ThreadStateRecord]:
@@ -81,29 +83,28 @@ class Thread(ThreadState[ThreadStateRecord]):
         stack.check()
         sleeping = thread.sleeping_call
         tid = thread.tid
-        stat = proc.parse_stat(proc.read(process.pid, f"task/{tid}/stat"))
-        rseq = syscalls.rseq_configuration(tid)
-        robust_list, robust_list_bytes = syscalls.robust_list(tid)
+        stat = proc.parse_stat(process.read_of_thread(tid, "stat"))
+        seen = process.looks.of(("thread", tid), partial(_look, tid))
         return ThreadStateRecord(
-            registers=syscalls.registers_to_bytes(_outside_rseq(thread, rseq)),
-            xstate=syscalls.get_xstate(tid),
+            registers=syscalls.registers_to_bytes(thread.registers),
+            xstate=seen.xstate,
             sigmask=thread.sigmask,
             comm=stat.comm,
             clear_child_tid=int.from_bytes(address.outputs[0], "little"),
-            robust_list=robust_list,
-            robust_list_bytes=robust_list_bytes,
-            rseq_address=rseq.address,
-            rseq_bytes=rseq.size_bytes,
-            rseq_signature=rseq.signature,
+            robust_list=seen.robust_list[0],
+            robust_list_bytes=seen.robust_list[1],
+            rseq_address=seen.rseq.address,
+            rseq_bytes=seen.rseq.size_bytes,
+            rseq_signature=seen.rseq.signature,
             policy=stat.policy,
             priority=stat.rt_priority,
             nice=stat.nice,
-            io_priority=syscalls.io_priority(tid),
-            affinity=tuple(sorted(os.sched_getaffinity(tid))),
+            io_priority=seen.io_priority,
+            affinity=tuple(sorted(seen.affinity)),
             sleeping_call=sleeping.number if sleeping else -1,
             sleep_left_ns=sleeping.remaining_ns if sleeping else None,
             timer_slack_ns=slack.check(),
-            scheduler=syscalls.scheduler(tid),
+            scheduler=seen.scheduler,
             scratch_address=_scratch(thread.registers, stack.outputs[0]),
         )
 
@@ -149,22 +150,26 @@ def _scratch(registers: syscalls.Registers, stack: bytes) -> int:
     return below_stack(registers) if flags & (_SS_ONSTACK | _SS_DISABLE) else int(address)
 
 
-def _outside_rseq(thread: FrozenThread, rseq: syscalls.RseqConfiguration) -> syscalls.Registers:
-    """Registers of the thread; inside a restartable sequence, those of its abort handler.
+class _Seen(NamedTuple):
+    """What calls from outside tell of a stopped thread."""
 
-    The kernel forgets the sequence once the thread runs elsewhere (our calls), so it is aborted here as a preemption
-    would (kernel/rseq.c); the running thread gets the same.
-    """
-    if rseq.address:
-        tid = thread.tid
-        cs = int.from_bytes(syscalls.read_memory(tid, rseq.address + _RSEQ_CS_OFFSET, 8), "little")
-        if cs:
-            _, _, start, length, abort = _RSEQ_CS.unpack(
-                syscalls.read_memory(tid, cs, _RSEQ_CS.size)
-            )
-            if start <= thread.registers.rip < start + length:
-                thread.registers.rip = abort
-    return thread.registers
+    xstate: bytes
+    robust_list: tuple[int, int]
+    rseq: syscalls.RseqConfiguration
+    io_priority: int
+    affinity: set[int]
+    scheduler: bytes
+
+
+def _look(tid: int) -> _Seen:
+    return _Seen(
+        xstate=syscalls.get_xstate(tid),
+        robust_list=syscalls.robust_list(tid),
+        rseq=syscalls.rseq_configuration(tid),
+        io_priority=syscalls.io_priority(tid),
+        affinity=os.sched_getaffinity(tid),
+        scheduler=syscalls.scheduler(tid),
+    )
 
 
 def _schedule(

@@ -46,6 +46,9 @@ class IntervalTimers(ProcessState[IntervalTimersRecord]):
     stage = Stage.RESUME
     record = IntervalTimersRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess
     ) -> Remote[IntervalTimersRecord]:

@@ -47,10 +47,14 @@ class UtsNamespace(ThreadState[UtsNamespaceRecord]):
     stage = Stage.TASKS
     record = UtsNamespaceRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
     ) -> Remote[UtsNamespaceRecord]:
-        link = proc.link(thread.tid, "ns/uts")
+        look = partial(proc.link, thread.tid, "ns/uts")
+        link = process.looks.at_leisure(("uts namespace", thread.tid), look)
         if link == ctx.once("own uts namespace", lambda: proc.link(os.getpid(), "ns/uts")):
             return _RESTORERS
         (reply,) = yield [call("uname", Out(_FIELDS * _FIELD_BYTES))]

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from sls.capture import Capture, CapturedObject
+from sls.capture import Capture
 from sls.pages import CopyBuffer
 from sls.ranges import merged
 from sls.resources import Writer
+from sls.session import CapturedObject
 from sls.syscalls import PAGE_BYTES
 
 Piece = tuple[int, int, bytes]  # start, end, the bytes between

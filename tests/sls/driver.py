@@ -219,10 +219,12 @@ class _Run:
 
     def come_back(self) -> None:
         tracer = Tracer()
-        if not has_very_many_mappings(self._pid):
+        can_be_often = not has_very_many_mappings(self._pid)
+        if can_be_often:
             self._capture(tracer)  # what comes back is what a second look sees, after the first
-        for _ in range(ROUNDS):
-            capture = self._capture(tracer)
+        for number in range(ROUNDS):
+            for _ in range(_CAPTURES_OF_ROUND[number] if can_be_often else 1):
+                capture = self._capture(tracer, stay=number > 0)
             self._losses += capture.image.losses
             contents = MemoryContents(capture, tracer.buffer)
             tracer.leave(list)
@@ -278,9 +280,12 @@ class _Run:
             "files": sorted(str(path) for path in self._directory.rglob("*")),
         }
 
-    def _capture(self, tracer: Tracer) -> Capture:
-        return tracer.capture(self._tree, full=True, track=False)
+    def _capture(self, tracer: Tracer, *, stay: bool = False) -> Capture:
+        return tracer.capture(self._tree, full=True, track=False, stay=stay)
 
+
+# in the third of several that follow one another, all that can wait is made out when the program runs again
+_CAPTURES_OF_ROUND: Final = (1, 3)
 
 _WAYS: Final = {
     Way.UNTOUCHED: _Run.stay_away,

@@ -1,0 +1,123 @@
+"""Looks at a stopped task, remembered, so that the next capture can take them all at once and think afterwards.
+
+Each look has a key and is made in one of two ways. The first time, and whenever the shape of the task has changed, it
+is made when somebody asks, while the task stands still. Else (`repeat`) the looks of the last time are all made in one
+go; the task runs again; and whoever asks gets what was seen. Who asks for a look that was not made meets
+MissedObservationError, and the capture is taken again in the first way. So what is in a record was always seen while
+the task stood still.
+
+*Leisurely* looks are at what a task sets once, if ever (its namespaces, its limits): they are made before the stop and
+after it, and must be equal; nothing is read of them in the stop. Single-threaded.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from sls.errors import SlsError
+from sls.remote import Call, Reply
+
+T = TypeVar("T")
+Look = Callable[[], Any]
+
+
+class MissedObservationError(SlsError):
+    """A look that nobody made while the task stood still; the capture has to be taken again, asking as it goes."""
+
+
+class Observations:
+    """What is seen of one process, from capture to capture."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, Any] = {}
+        self._plan: dict[Hashable, Look] = {}
+        self._leisurely: dict[Hashable, Look] = {}
+        self._next_plan: dict[Hashable, Look] = {}
+        self._next_leisurely: dict[Hashable, Look] = {}
+        self._is_over = False
+        self._calls: dict[
+            int, dict[Call, None]
+        ] = {}  # tid → calls of this capture, and of the last
+        self._last_calls: dict[int, dict[Call, None]] = {}
+        self._started: dict[int, tuple[tuple[Call, ...], Callable[[], list[Reply]]]] = {}
+        self._replies: dict[int, dict[Call, Reply]] = {}
+
+    def begin(self) -> None:
+        """A capture begins; the tasks may still run. Leisurely looks of the last time are made now."""
+        self._plan, self._next_plan = self._next_plan, {}
+        self._leisurely, self._next_leisurely = self._next_leisurely, {}
+        self._last_calls, self._calls = self._calls, {}
+        self._seen, self._started, self._replies = {}, {}, {}
+        self._is_over = False
+        self._make(self._leisurely)
+
+    def repeat(self) -> None:
+        """Make all looks of the last time that were not made yet. A look that fails is left to who asks for it."""
+        self._make(self._plan)
+
+    def _make(self, plan: dict[Hashable, Look]) -> None:
+        seen = self._seen
+        for key, look in plan.items():
+            if key not in seen:
+                with suppress(SlsError, OSError):
+                    seen[key] = look()
+
+    def repeat_calls(
+        self, tid: int, start: Callable[[Sequence[Call]], Callable[[], list[Reply]]]
+    ) -> None:
+        """The same for system calls that only look, made inside thread `tid`; replies are made out when asked for."""
+        calls = tuple(self._last_calls.get(tid, ()))
+        if calls:
+            self._started[tid] = calls, start(calls)
+
+    def end(self) -> None:
+        """The tasks run again: from now on only what was seen is told."""
+        self._is_over = True
+
+    def must_be_at_rest(self, what: str) -> None:
+        """MissedObservationError when the tasks run again: `what` cannot be had by looking."""
+        if self._is_over:
+            raise MissedObservationError(f"{what} was not looked at")
+
+    def confirm(self) -> None:
+        """Make the leisurely looks again; MissedObservationError when one sees something else than before."""
+        for key, look in self._next_leisurely.items():
+            if key in self._leisurely and look() != self._seen.get(key):
+                raise MissedObservationError(f"{key} changed while it was captured; try again")
+
+    def of(self, key: Hashable, look: Callable[[], T]) -> T:
+        """What `look` sees, or has seen in this capture."""
+        self._next_plan[key] = look
+        return self._told(key, look)
+
+    def at_leisure(self, key: Hashable, look: Callable[[], T]) -> T:
+        """The same for what hardly ever changes."""
+        self._next_leisurely[key] = look
+        return self._told(key, look)
+
+    def _told(self, key: Hashable, look: Callable[[], T]) -> T:
+        if key not in self._seen:
+            self.must_be_at_rest(f"{key}")
+            self._seen[key] = look()
+        found: T = self._seen[key]
+        return found
+
+    def expect(self, tid: int, calls: Sequence[Call]) -> None:
+        """These calls only look: thread `tid` is to make them again the next time."""
+        self._calls.setdefault(tid, {}).update(dict.fromkeys(calls))
+
+    def replies(
+        self,
+        tid: int,
+        calls: Sequence[Call],
+        execute: Callable[[Sequence[Call]], Sequence[Reply]],
+    ) -> Sequence[Reply]:
+        """Replies to calls; those that were not made yet `execute` makes in thread `tid`."""
+        if tid in self._started:
+            made, make_out = self._started.pop(tid)
+            self._replies[tid] = dict(zip(made, make_out(), strict=True))
+        known = self._replies.get(tid, {})
+        if all(one in known for one in calls):
+            return [known[one] for one in calls]
+        self.must_be_at_rest(f"a call in thread {tid}")
+        return execute(calls)

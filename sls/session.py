@@ -1,0 +1,238 @@
+"""One stop of a partition: every process with its arena, its threads borrowed, its pages looked at and copied.
+
+Knows no resource. What is remembered of a process from stop to stop is a `Member`. Single-threaded.
+"""
+
+from collections.abc import Callable, Container, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import NamedTuple
+
+from sls import proc
+from sls.errors import TaskDiedError
+from sls.freeze import Frozen, FrozenThread
+from sls.observations import Observations
+from sls.page_tracker import PageTracker
+from sls.pages import CopyBuffer
+from sls.proc import VmaLine
+from sls.ranges import RangeArray, Ranges, as_array, difference
+from sls.remote import (
+    ARENA_BYTES,
+    Arena,
+    Borrowed,
+    Call,
+    Reply,
+    find_hole,
+    quiet_signal,
+    remove_abandoned,
+)
+from sls.resources import CapturedProcess, Content, Memo, MemorySource
+from sls.rseq import leave_sequence
+from sls.sharing import refuse_foreign, refuse_shared
+from sls.syscalls import PAGE_BYTES
+
+Shape = tuple[object, ...]
+
+
+class CapturedObject(NamedTuple):
+    """Bytes of one object of the generation: `ranges` packed in the buffer from `offset`; `gone` become holes."""
+
+    object_id: int
+    offset: int
+    ranges: RangeArray
+    gone: Ranges
+
+
+class Member:
+    """What is remembered of one process between captures."""
+
+    def __init__(self, tid: int, start_time: int, object_id: int) -> None:
+        self.start_time = start_time
+        self.object_id = object_id
+        self.tracker = PageTracker(tid)
+        self.memo = Memo()
+        self.looks = Observations()
+        self.shape: Shape = ()  # of the last capture, `Session.shape`
+        self.arena: Arena | None = None  # one that stays in the process between captures
+
+    def close(self) -> None:
+        self.tracker.close()
+        if self.arena is not None:
+            self.arena.close()
+
+
+class Session:
+    """Processes that stand still, ready to be asked. Cleanup goes through the caller's ExitStack.
+
+    `stay`: the arenas stay in the processes, for the next stop. `is_noted`: what is asked is asked again then.
+    """
+
+    def __init__(
+        self,
+        find_member: Callable[[int, int, int], Member],
+        frozen: Frozen,
+        cleanup: ExitStack,
+        *,
+        track: bool,
+        stay: bool,
+        is_noted: bool = True,
+    ) -> None:
+        self._find_member = find_member
+        self._cleanup = cleanup
+        self._frozen = frozen
+        self._stay = stay
+        self._is_noted = is_noted
+        self.pids = sorted(frozen.processes)
+        self.zombies = sorted(frozen.zombies)
+        self.processes: list[CapturedProcess] = []
+        self.members: dict[int, Member] = {}
+        self._threads: dict[int, Borrowed] = {}
+        self._at_work: dict[int, Borrowed] = {}  # pid → who ran last in its arena
+        refuse_shared(frozen.processes.values())
+        for pid in self._tree_order():
+            self._prepare(pid, track)
+
+    def _tree_order(self) -> list[int]:
+        """Parents before children."""
+        if len(self.pids) == 1:
+            return self.pids
+        parents = {pid: proc.stat(pid).ppid for pid in self.pids}
+
+        def depth(pid: int) -> int:
+            return 1 + depth(parents[pid]) if parents.get(pid) in parents else 0
+
+        return sorted(self.pids, key=lambda pid: (depth(pid), pid))
+
+    def _prepare(self, pid: int, track: bool) -> None:
+        frozen = self._frozen.processes[pid]
+        member = self._find_member(pid, frozen.leader.tid, proc.start_time(pid, proc.reread))
+        self.members[pid] = member
+        refuse_foreign(frozen)
+        process = CapturedProcess(
+            frozen, member.object_id, member.memo,
+            member.looks if self._is_noted else Observations(),
+            is_tracked=member.tracker.is_tracking,
+        )  # fmt: skip
+        self._cleanup.callback(process.close)
+        stop_signal = quiet_signal(process.status)
+        for thread in frozen.threads.values():
+            leave_sequence(thread.tid, thread.registers)
+            borrowed = Borrowed(pid, thread.tid, thread.registers, thread.sigmask, stop_signal)
+            self._threads[thread.tid] = borrowed
+        leader = self._threads[frozen.leader.tid]
+        if member.arena is None:
+            places = [thread.registers.rip for thread in frozen.threads.values()]
+            if remove_abandoned(leader, process.maps, places):
+                process.read_maps()
+        process.arena = self._arena(process, member, leader)
+        self._cleanup.callback(self._give_back, process)
+        self._at_work[pid] = leader
+        if track and not member.tracker.is_tracking and not member.tracker.lack:
+            member.tracker.start(leader, process.arena, process.pidfd)
+        self.processes.append(process)
+
+    @staticmethod
+    def _arena(process: CapturedProcess, member: Member, leader: Borrowed) -> Arena:
+        """The arena that stayed, if it still is there (execve(2) takes it away), else a new one."""
+        if member.arena is not None:
+            if any(vma.start == member.arena.base for vma in process.maps):
+                return member.arena
+            member.arena.close()
+        member.arena = Arena.create(leader, process.maps, find_hole([process.maps], ARENA_BYTES))
+        return member.arena
+
+    def _give_back(self, process: CapturedProcess) -> None:
+        try:
+            leader = self._threads[process.frozen.leader.tid]
+            for tid in process.frozen.threads:
+                self._threads[tid].give_back()
+            if not self._stay:
+                assert process.arena is not None
+                process.arena.remove(leader, process.maps)
+                self.members[process.pid].arena = None
+        except TaskDiedError:
+            return  # nothing to give back to
+
+    # --- asking ---
+
+    def executor(
+        self, process: CapturedProcess, thread: FrozenThread
+    ) -> Callable[[Sequence[Call]], Sequence[Reply]]:
+        """Makes calls inside the thread."""
+        arena = process.arena
+        assert arena is not None
+        return lambda calls: arena.run(self._worker(thread), calls)
+
+    def _worker(self, thread: FrozenThread) -> Borrowed:
+        """The thread, to run next in the arena of its process; who ran there before is given back."""
+        before = self._at_work.get(thread.pid)
+        if before is not None and before.tid != thread.tid:
+            before.give_back()
+        self._at_work[thread.pid] = self._threads[thread.tid]
+        return self._at_work[thread.pid]
+
+    def _start(
+        self, process: CapturedProcess, thread: FrozenThread, calls: Sequence[Call]
+    ) -> Callable[[], list[Reply]]:
+        assert process.arena is not None
+        return process.arena.start(self._worker(thread), calls)
+
+    def repeat(self) -> None:
+        """Make every look of the last time, and every call that only looks."""
+        for process in self.processes:
+            process.looks.repeat()
+            for thread in process.frozen.threads.values():
+                process.looks.repeat_calls(thread.tid, partial(self._start, process, thread))
+
+    def end(self) -> None:
+        """Everyone is about to run again."""
+        for process in self.processes:
+            process.looks.end()
+
+    # --- pages ---
+
+    def copy_memory(
+        self, buffer: CopyBuffer, *, full: bool, but: Container[int] = ()
+    ) -> list[CapturedObject]:
+        """Copy pages of every process into the buffer.
+
+        `full`: all pages, `but` those of some processes that were copied already: of them what changed since.
+        """
+        return [
+            self._copy(process, buffer, full=full and process.pid not in but)
+            for process in self.processes
+        ]
+
+    def _copy(self, process: CapturedProcess, buffer: CopyBuffer, *, full: bool) -> CapturedObject:
+        own = process.memo.of(
+            "private", process.maps_text, lambda: private_mappings(process.maps, process.arena)
+        )
+        changes = self.members[process.pid].tracker.look(own, full=full)
+        offset = buffer.copy_ranges(process.tid, changes.copied)
+        return CapturedObject(process.object_id, offset, changes.copied, changes.gone)
+
+
+def private_mappings(vmas: Sequence[VmaLine], arena: Arena | None) -> list[VmaLine]:
+    """Mappings whose pages are the process's own, and not ours or the kernel's."""
+    return [
+        vma
+        for vma in vmas
+        if not vma.is_shared
+        and not (arena is not None and arena.base <= vma.start < arena.end)
+        and not vma.name.startswith((b"[v", b"[uprobes"))
+    ]
+
+
+def copy_content(content: Content, source: MemorySource, buffer: CopyBuffer) -> CapturedObject:
+    """Copy what a resource asked for (shared memory, a deleted file) into the buffer; closes the source."""
+    ranges = list(source.data_ranges())
+    offset = buffer.reserve(sum(end - start for start, end in ranges))
+    position = offset
+    for start, end in ranges:
+        source.read_into(start, buffer.view(position, end - start))
+        position += end - start
+    source.close()
+    end = (content.size_bytes + PAGE_BYTES - 1) & -PAGE_BYTES
+    return CapturedObject(
+        content.object_id, offset, as_array(ranges), difference([(0, end)], ranges)
+    )
