@@ -13,6 +13,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from sls import proc, syscalls
@@ -394,14 +395,19 @@ def _name(number: int) -> str:
 
 
 def _end(pids: Sequence[int]) -> None:
+    """SIGKILL, and wait. A traced leader's end is told only when its threads, tracees too, were waited for."""
+    threads = [tid for pid in pids for tid in _threads(pid) if tid != pid]
     for pid in pids:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    for pid in pids:
-        try:
-            while not os.WIFSIGNALED(os.waitpid(pid, syscalls.WALL)[1]):
+    for tid in (*threads, *pids):
+        with suppress(ChildProcessError):
+            while not os.WIFSIGNALED(os.waitpid(tid, syscalls.WALL)[1]):
                 pass
-        except ChildProcessError:
-            continue
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return proc.entries(pid, "task")
+    except TaskDiedError:
+        return []

@@ -39,7 +39,8 @@ _MOST_OPEN: Final = 512
 def reread(pid: int, name: str) -> bytes:
     """`read` of a file that is read again and again: it stays open, which saves most of the time.
 
-    Not for what belongs to an address space (maps, auxv, mem): an open one stays with that which execve(2) replaces.
+    Not for what belongs to an address space (maps, auxv, mem): an open one stays with that which execve(2) replaces;
+    nor for `children`, which reads as empty when the task has ended and another one has its number.
     For one thread alone.
     """
     key = (pid, name)
@@ -99,7 +100,7 @@ def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def children(pid: int, read: Read = read) -> list[int]:
+def children(pid: int) -> list[int]:
     """Children of every thread of `pid`, from /proc/<pid>/task/<tid>/children."""
     found: list[int] = []
     for tid in entries(pid, "task"):
@@ -110,13 +111,13 @@ def children(pid: int, read: Read = read) -> list[int]:
     return found
 
 
-def descendants(pid: int, read: Read = read) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Children, their children, and so on, parents before children; `pid` itself not included."""
     found: list[int] = []
     queue = [pid]
     while queue:
         try:
-            below = children(queue.pop(0), read)
+            below = children(queue.pop(0))
         except TaskDiedError:
             continue
         found += below

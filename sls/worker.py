@@ -61,7 +61,7 @@ def family(members: Sequence[MemberId], read: proc.Read = proc.read) -> list[int
         except TaskDiedError:
             continue
         found[member.pid] = None
-        found.update(dict.fromkeys(proc.descendants(member.pid, read)))
+        found.update(dict.fromkeys(proc.descendants(member.pid)))
     return list(found)
 
 
