@@ -12,10 +12,9 @@ from typing import NamedTuple
 from sls import proc, syscalls
 from sls.content_digests import ContentDigests
 from sls.early import EarlyCopy, Rehearsal
-from sls.errors import SlsError, TaskDiedError
+from sls.errors import MissedObservationError, SlsError, TaskDiedError
 from sls.freeze import Frozen
 from sls.image import FIRST_MEMORY_OBJECT, Image
-from sls.observations import MissedObservationError
 from sls.pages import CopyBuffer
 from sls.ranges import array_bytes
 from sls.reading import FIRST_CONTENT_OBJECT, Reading

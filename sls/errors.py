@@ -9,6 +9,7 @@
     ├── ImageError                 image: not readable by this version, or inconsistent
     ├── PartitionStateError        caller: the request does not fit the partition's state
     ├── BaseDeletedError           caller: what a delta was to build on was deleted meanwhile
+    ├── MissedObservationError     task: it changed what it was asked about at leisure
     └── WorkerError                kernel: the tracer process ended or failed
 
 Every message ends with what to do. `errno` is what a control file returns; `exit_status` what slsctl ends with.
@@ -99,6 +100,12 @@ class BaseDeletedError(SlsError):
 
     def __init__(self) -> None:
         super().__init__("the generation that a delta builds on was deleted; take a full one")
+
+
+class MissedObservationError(SlsError):
+    """What nobody looked at while the task stood still; the capture is taken again, asking as it goes."""
+
+    errno = _errno.EAGAIN
 
 
 class WorkerError(SlsError):

@@ -14,15 +14,11 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from sls.errors import SlsError
+from sls.errors import MissedObservationError, SlsError
 from sls.remote import Call, Reply
 
 T = TypeVar("T")
 Look = Callable[[], Any]
-
-
-class MissedObservationError(SlsError):
-    """A look that nobody made while the task stood still; the capture has to be taken again, asking as it goes."""
 
 
 class Observations:
