@@ -98,10 +98,10 @@ class Tracer:
             sum(array_bytes(one.ranges) for one in objects) // syscalls.PAGE_BYTES,
         )  # fmt: skip
 
-    def begin(self) -> None:
-        """Another stop follows that counts: see what can be seen before it."""
+    def begin(self, *, is_asking: bool = False) -> None:
+        """Another stop follows that counts: see what can be seen before it (`Observations.begin`)."""
         for pid, member in self._members.items():
-            member.looks.begin()
+            member.looks.begin(is_asking=is_asking)
             _look_ahead(pid, member, anew=False)
 
     def frozen(self, members: Callable[[], Iterable[int]]) -> Frozen:
@@ -227,7 +227,7 @@ class _Take:
         self, full: bool, but: set[int], at_rest: Callable[[], None] | None, *, is_asking: bool
     ) -> Reading:
         lap = self._clock.lap
-        self._tracer.begin()
+        self._tracer.begin(is_asking=is_asking)
         with ExitStack() as cleanup:
             frozen = cleanup.enter_context(self._tracer.frozen(self._members))
             lap("freeze")

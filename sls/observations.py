@@ -38,10 +38,15 @@ class Observations:
         self._started: dict[int, tuple[tuple[Call, ...], Callable[[], list[Reply]]]] = {}
         self._replies: dict[int, dict[Call, Reply]] = {}
 
-    def begin(self) -> None:
-        """A capture begins; the tasks may still run. Leisurely looks of the last time are made now."""
+    def begin(self, *, is_asking: bool = False) -> None:
+        """A capture begins; the tasks may still run. Leisurely looks of the last time are made now.
+
+        `is_asking`: they are made in the stop like all others, because something of them has just changed.
+        """
         self._plan, self._next_plan = self._next_plan, {}
         self._leisurely, self._next_leisurely = self._next_leisurely, {}
+        if is_asking:
+            self._leisurely = {}
         self._last_calls, self._calls = self._calls, {}
         self._seen, self._started, self._replies = {}, {}, {}
         self._is_over = False

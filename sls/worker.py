@@ -6,7 +6,6 @@ so that their numbers become free at once.
 """
 
 import gc
-import mmap
 import os
 import resource
 import select
@@ -68,13 +67,14 @@ def family(members: Sequence[MemberId], read: proc.Read = proc.read) -> list[int
 class ChannelContents:
     """Contents of a generation, asked for over the channel and handed over in shared memory."""
 
-    def __init__(self, channel: "Channel[ToWorker]", receive: Callable[[], ToWorker]) -> None:
+    def __init__(
+        self, channel: "Channel[ToWorker]", receive: Callable[[], ToWorker], buffer: CopyBuffer
+    ) -> None:
         self._channel = channel
         self._receive = receive
-        self._fd = os.memfd_create("sls-contents", os.MFD_CLOEXEC)
-        os.ftruncate(self._fd, _PIECE_BYTES)
-        self._memory = mmap.mmap(self._fd, _PIECE_BYTES)
-        self._view = memoryview(self._memory)
+        self._buffer = buffer
+        buffer.reserve(_PIECE_BYTES)
+        self._view = buffer.view(0, _PIECE_BYTES)
 
     def data_ranges(self, object_id: int) -> Sequence[tuple[int, int]]:
         self._channel.send(RangesWanted(object_id=object_id))
@@ -86,7 +86,9 @@ class ChannelContents:
 
     def copy_to(self, object_id: int, ranges: Sequence[tuple[int, int]], write: Writer) -> None:
         for piece in _pieces(ranges, _PIECE_BYTES):
-            self._channel.send(BytesWanted(object_id=object_id, ranges=tuple(piece)), [self._fd])
+            self._channel.send(
+                BytesWanted(object_id=object_id, ranges=tuple(piece)), [self._buffer.fd]
+            )
             answer = self._receive()
             assert isinstance(answer, BytesReady)
             if answer.error:
@@ -98,8 +100,6 @@ class ChannelContents:
 
     def close(self) -> None:
         self._view.release()
-        self._memory.close()
-        os.close(self._fd)
 
 
 def _content_error(answer: BytesReady) -> WorkerError:
@@ -255,10 +255,7 @@ class Worker:
     def _capture(
         self, serial: int, members: Sequence[MemberId], *, full: bool, track: bool
     ) -> bool:
-        while not self._free:
-            is_served = self._serve_aside(self._channel.receive()[0])
-            assert is_served, "one request is made at a time"
-        buffer = self._free.pop()
+        buffer = self._free_buffer()
         started_ns = time.monotonic_ns()
         try:
             capture = self._tracer.capture(
@@ -279,6 +276,13 @@ class Worker:
         self._last_serial = serial
         gc.collect(0)
         return True
+
+    def _free_buffer(self) -> CopyBuffer:
+        """A buffer that nobody uses; the daemon gives one back if it has to be waited for."""
+        while not self._free:
+            is_served = self._serve_aside(self._channel.receive()[0])
+            assert is_served, "one request is made at a time"
+        return self._free.pop()
 
     def _freeze_files(self, serial: int) -> None:
         """Have the daemon hold on to the file tree as it is now, and wait until it has."""
@@ -307,7 +311,8 @@ class Worker:
     # --- restores ---
 
     def _restore(self, message: TakeRestore, terminal: Sequence[int]) -> None:
-        contents = ChannelContents(self._channel, self._receive_answer)
+        buffer = self._free_buffer()  # its pages are there, which those of a new one are not
+        contents = ChannelContents(self._channel, self._receive_answer, buffer)
         self._reap()  # an orphan of those that were killed keeps the number of its session in use
         try:
             done = restore(
@@ -323,6 +328,8 @@ class Worker:
             return
         finally:
             contents.close()
+            buffer.clear()
+            self._free.append(buffer)
             for fd in terminal:
                 os.close(fd)
         for root in done.roots:

@@ -55,6 +55,10 @@ def test_what_hardly_ever_changes_must_be_the_same_before_and_after() -> None:
         else:
             with pytest.raises(MissedObservationError, match="changed"):
                 looks.confirm()
+    looks.begin(is_asking=True)
+    assert looks.at_leisure("a", lambda: 4) == 4
+    looks.end()
+    looks.confirm()
 
 
 def test_calls_that_only_look_are_made_again() -> None:
