@@ -217,7 +217,10 @@ class _Take:
         reading = self._stop(full, but, at_rest, is_asking=False)
         try:
             return reading.afterwards()
-        except MissedObservationError:
+        except (
+            MissedObservationError,
+            OSError,
+        ):  # who asks for more than was seen may find it gone
             but = but | {process.pid for process in reading.tracked()}
             return self._stop(full, but, at_rest, is_asking=True).afterwards()
         finally:

@@ -82,8 +82,12 @@ class Observations:
 
     def confirm(self) -> None:
         """Make the leisurely looks again; MissedObservationError when one sees something else than before."""
-        for key, look in self._next_leisurely.items():
-            if key in self._leisurely and look() != self._seen.get(key):
+        for key in self._next_leisurely.keys() & self._leisurely.keys():
+            try:
+                now = self._next_leisurely[key]()
+            except (SlsError, OSError):
+                continue  # it has ended since
+            if now != self._seen.get(key):
                 raise MissedObservationError(f"{key} changed while it was captured; try again")
 
     def of(self, key: Hashable, look: Callable[[], T]) -> T:

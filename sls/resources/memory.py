@@ -190,6 +190,7 @@ class Memory(ProcessState[MemoryRecord]):
         flags = proc.parse_smaps_flags(proc.read(tid, "smaps"))
         if not memo.put("smaps", maps_text, flags):
             memo.drop("vmas")
+            memo.drop(_PLAIN)
 
     def prepare(self, ctx: RestoreContext, record: MemoryRecord) -> None:
         _executable_descriptor(ctx, record)
@@ -257,6 +258,7 @@ def _vmas(
         if record is None or not _is_current(ctx, process, line, record):
             if line.name == b"[vsyscall]" or process.is_arena(line):
                 continue
+            process.looks.must_be_at_rest(f"memory at {line.start:#x}")
             record = _vma(ctx, process, line, flags.get(line.start, frozenset()))
             if record.inode is None and not record.guards:
                 known[line] = record
