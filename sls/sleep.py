@@ -116,6 +116,11 @@ class Sleepers:
     def settle(self, tid: int, registers: Registers) -> SleepingCall | None:
         """What the stopped thread sleeps in. Calls that would answer EINTR are made to be made again."""
         known, asleep = self._known.pop(tid, None), self._asleep.pop(tid, None)
+        if known is not None and _is_about_to_restart(registers, known):
+            # stopped again before it made its call again: as it was, with the kernel's restart block still there
+            registers.rip += 2
+            registers.orig_rax = RESTART_SYSCALL
+            registers.rax = _MASK64 + 1 - ERESTART_RESTARTBLOCK
         if registers.orig_rax >> 63:
             return None
         code = (registers.rax ^ _MASK64) + 1
@@ -146,6 +151,10 @@ class Sleepers:
                 return SleepingCall(known.number, left)
             number = _guess(registers, asleep.channel if asleep else b"")
         return SleepingCall(number, _remaining(tid, number, registers, asleep))
+
+
+def _is_about_to_restart(registers: Registers, known: _Known) -> bool:
+    return registers.rax == RESTART_SYSCALL and (registers.rip + 2, registers.rsp) == known.place
 
 
 class _Clocks:
