@@ -20,10 +20,7 @@ def read(pid: int, name: str) -> bytes:
     try:
         fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            text = os.read(fd, _FIRST_READ_BYTES)
-            while chunk := os.read(fd, _NEXT_READ_BYTES if len(text) > 1024 else 1024):
-                text += chunk
-            return text
+            return _read_from_start(fd)
         finally:
             os.close(fd)
     except (FileNotFoundError, ProcessLookupError) as error:
