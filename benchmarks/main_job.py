@@ -48,7 +48,7 @@ def measure(job: Job, partition: Path, directory: Path, rounds: int) -> Times:
         times.stop.append(info["captured"]["stop_ns"] / 1e6)
     for _ in range(rounds):
         end(partition)
-        process.poll()
+        process.wait()  # the number is free only then; at once in later rounds
         times.restore.append(write(partition / "restore", "daemon"))
         time.sleep(0.1)
     end(partition)
