@@ -76,15 +76,3 @@ def _is_plain(caller: Caller, credentials: CredentialsRecord) -> bool:
         and set(credentials.gids) == {caller.gid}
         and not credentials.permitted
     )
-
-
-def ancestry(pid: int) -> Iterable[int]:
-    """`pid`, its parent, and so on up to, but without, pid 1."""
-    seen: set[int] = set()
-    while pid > 1 and pid not in seen:
-        yield pid
-        seen.add(pid)
-        try:
-            pid = proc.stat(pid).ppid
-        except (TaskDiedError, OSError):
-            return

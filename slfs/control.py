@@ -14,9 +14,10 @@ import msgspec
 
 from libsls import protocol
 from libsls.protocol import File
-from slfs.access import Caller, ancestry, check_may_restore, check_may_trace
+from slfs.access import Caller, check_may_restore, check_may_trace
 from slfs.errors import EXPECTED_ERRORS, RefusedError
 from slfs.registry import Entry
+from sls import proc
 from sls.image import MANIFEST_OBJECT, decode
 from sls.requests import Backend, CheckpointRequest, Mode, RestoreRequest, Settings
 
@@ -63,7 +64,7 @@ def is_by_member(entry: Entry, caller: Caller) -> bool:
     Such a writer gets its reply first: a task that waits for this very write cannot be stopped.
     """
     members = set(entry.partition.members())
-    return any(pid in members for pid in ancestry(caller.pid))
+    return any(pid in members for pid in proc.ancestry(caller.pid))
 
 
 def perform(entry: Entry, caller: Caller, command: Command) -> None:

@@ -59,6 +59,13 @@ class FreezeError(SlsError):
         super().__init__(f"pid {pid} {reason}")
 
 
+def untraceable(pid: int) -> FreezeError:
+    """The kernel does not let us trace it: ptrace(2), "Ptrace access mode checking"."""
+    return FreezeError(
+        pid, "may not be traced: it has rights that this filesystem's daemon lacks; choose another"
+    )
+
+
 class RemoteSyscallError(SlsError):
     """A system call made inside a task failed."""
 

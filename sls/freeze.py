@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sls import proc, syscalls
-from sls.errors import FreezeError, TaskDiedError
+from sls.errors import FreezeError, TaskDiedError, untraceable
 from sls.sleep import Sleepers, SleepingCall
 from sls.syscalls import SYSCALL_NUMBERS, Registers
 
@@ -70,6 +70,8 @@ def refuse_unfit(pid: int) -> None:
         )
     if status["TracerPid"] != "0":
         raise _traced(pid, status["TracerPid"])
+    if not proc.is_traceable(pid):
+        raise untraceable(pid)
 
 
 def _traced(pid: int, tracer: str) -> FreezeError:
@@ -206,7 +208,7 @@ class Frozen:
             return status["State"][0] == "Z"
         if status["TracerPid"] != "0":
             raise _traced(pid, status["TracerPid"]) from error
-        raise FreezeError(pid, "may not be traced; root's rights are needed") from error
+        raise untraceable(pid) from error
 
     # --- stopping ---
 

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from sls import proc, syscalls
-from sls.errors import TaskDiedError
+from sls.errors import TaskDiedError, untraceable
 from sls.page_tables import TABLE_BYTES, Witnesses
 from sls.proc import VmaLine
 from sls.ranges import (
@@ -78,6 +78,8 @@ def _open_pagemap(pid: int) -> int:
         return os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise TaskDiedError(pid, "opening its pagemap") from error
+    except PermissionError as error:
+        raise untraceable(pid) from error
 
 
 def _categories_of_others(pagemap: int) -> int:

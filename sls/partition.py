@@ -103,10 +103,7 @@ class Partition(Listener):
             self._follow_members()
 
     def _identify(self, pid: int) -> MemberId:
-        if pid == os.getpid() or (self._tracing is not None and pid == self._tracing.pid):
-            raise PartitionStateError(
-                f"pid {pid} is this filesystem's own; choose another", errno.EINVAL
-            )
+        _refuse_own(pid)
         refuse_unfit(pid)
         return MemberId(pid, proc.stat(pid).start_time_ticks)
 
@@ -146,6 +143,8 @@ class Partition(Listener):
                 f"partition {self.oid} has no live member; write a pid to `attach` first",
                 errno.ESRCH,
             )
+        for member in alive:
+            _refuse_own(member.pid)  # orphans go to whoever adopts them: it may have become one
         return alive
 
     # --- settings ---
@@ -474,6 +473,30 @@ class _Noting:
         self._partition.rest()
         if error is not None:
             self._partition.refused(self._verb, error)
+
+
+def _refuse_own(pid: int) -> None:
+    """PartitionStateError (EINVAL) for this process, its workers, and those whose descendants they are.
+
+    Who is stopped by us must not be whom we wait for. Restored processes are children of a worker, never ours.
+    """
+    if pid == os.getpid() or _parent_of(pid) == os.getpid():
+        raise PartitionStateError(
+            f"pid {pid} is this filesystem's own; choose another", errno.EINVAL
+        )
+    if pid == 1 or pid in proc.ancestry(os.getpid()):
+        raise PartitionStateError(
+            f"pid {pid} has this filesystem's daemon among its descendants, which are members with it; "
+            "attach a descendant of it",
+            errno.EINVAL,
+        )
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        return proc.stat(pid).ppid
+    except TaskDiedError:
+        return 0
 
 
 def _holder_of(member: MemberId) -> int | None:

@@ -97,6 +97,29 @@ def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
+def ancestry(pid: int) -> Iterator[int]:
+    """`pid`, its parent, and so on up to, but without, pid 1."""
+    seen: set[int] = set()
+    while pid > 1 and pid not in seen:
+        yield pid
+        seen.add(pid)
+        try:
+            pid = stat(pid).ppid
+        except (TaskDiedError, OSError):
+            return
+
+
+def is_traceable(pid: int) -> bool:
+    """Whether the kernel would let us attach: PTRACE_MODE_ATTACH_FSCREDS, of which `mem` asks for the same."""
+    try:
+        os.close(os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError:
+        return False
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise TaskDiedError(pid, "opening its memory") from error
+    return True
+
+
 def children(pid: int) -> list[int]:
     """Children of every thread of `pid`, from /proc/<pid>/task/<tid>/children."""
     found: list[int] = []

@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from slfs.access import Caller, ancestry, check_may_trace
+from slfs.access import Caller, check_may_trace
 from slfs.errors import RefusedError
-from tests.mounts import wait_until
 
 
 def test_root_may_trace_anyone() -> None:
@@ -35,14 +34,3 @@ def test_a_user_may_trace_his_own_only() -> None:
             process.kill()
     with pytest.raises(RefusedError):
         check_may_trace(Caller(12345, 12345, 1), [os.getpid()])
-
-
-def test_ancestry_goes_up_to_init() -> None:
-    found = list(ancestry(os.getpid()))
-    parent = os.getppid()
-    assert found[:2] == ([os.getpid(), parent] if parent > 1 else [os.getpid()])
-    assert 1 not in found
-    assert list(ancestry(0)) == []
-    child = subprocess.Popen(["true"])
-    child.wait()
-    wait_until(lambda: list(ancestry(child.pid)) == [child.pid])

@@ -110,6 +110,27 @@ def test_the_daemon_itself(real_mount: Mounted, partition: Path) -> None:
     check_refused(partition, real_mount.daemon, {errno.EINVAL}, "own")
 
 
+def test_its_worker(real_mount: Mounted, partition: Path, spawn: Spawn) -> None:
+    other = real_mount.partition(2, create=True)
+    (other / "attach").write_text(str(spawn().pid))
+    os.utime(other / "checkpoint")
+    (worker,) = proc.children(real_mount.daemon)
+    check_refused(partition, worker, {errno.EINVAL}, "own")
+
+
+def test_one_of_which_the_daemon_descends(tmp_path: Path) -> None:
+    """Its descendants would be members with it: the daemon would stop itself."""
+    with mounting(tmp_path, REAL) as make:
+        mounted = make()
+        mount = f"{sys.executable} -m slfs {mounted.store} {mounted.place} --foreground"
+        with subprocess.Popen(["sh", "-c", f"{mount}; :"], stderr=subprocess.DEVNULL) as shell:
+            wait_until(mounted.is_mounted)
+            partition = mounted.partition(1, create=True)
+            for pid in (shell.pid, 1):
+                check_refused(partition, pid, {errno.EINVAL}, "has this filesystem's daemon among")
+            subprocess.run(["umount", str(mounted.place)], check=True)
+
+
 def test_a_thread_that_is_no_process(partition: Path, spawn: Spawn) -> None:
     code = "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()"
     pid = spawn(sys.executable, "-c", code).pid

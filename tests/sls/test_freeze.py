@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -100,6 +102,16 @@ def test_unfit_numbers_are_refused(pid: int, words: str, code: int) -> None:
     with pytest.raises(FreezeError, match=words) as raised:
         refuse_unfit(pid)
     assert raised.value.errno == code
+
+
+def test_one_with_more_rights_is_refused() -> None:
+    """Seen by a process that may not trace all others; this one, with all of root's rights, is such another."""
+    drop = ["setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"]
+    look = f"from sls.freeze import refuse_unfit; refuse_unfit({os.getpid()})"
+    seen = subprocess.run(
+        [*drop, sys.executable, "-c", look], capture_output=True, text=True, check=False
+    )
+    assert f"pid {os.getpid()} may not be traced: it has rights that" in seen.stderr
 
 
 def test_zombie_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import subprocess
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from sls import proc
 from sls.errors import TaskDiedError
 from sls.proc import VmaLine
+from tests.mounts import wait_until
 
 NAMES = st.binary(min_size=1, max_size=30).filter(lambda name: b"\0" not in name)
 PATHS = NAMES.map(lambda name: b"/" + name.replace(b"\\", b"_"))
@@ -79,3 +81,14 @@ def test_a_task_that_is_gone() -> None:
         with pytest.raises(TaskDiedError):
             look(pid)
     assert not proc.exists(pid)
+
+
+def test_ancestry_goes_up_to_init() -> None:
+    found = list(proc.ancestry(os.getpid()))
+    parent = os.getppid()
+    assert found[:2] == ([os.getpid(), parent] if parent > 1 else [os.getpid()])
+    assert 1 not in found
+    assert list(proc.ancestry(0)) == []
+    child = subprocess.Popen(["true"])
+    child.wait()
+    wait_until(lambda: list(proc.ancestry(child.pid)) == [child.pid])
