@@ -29,6 +29,7 @@ from slos.store import (
     MAX_OID,
     PAGE_BYTES,
     Buffer,
+    Fill,
     GenerationInfo,
     ObjectInfo,
     PageNumbers,
@@ -36,6 +37,7 @@ from slos.store import (
 )
 
 _CHUNK_PAGES = 512
+_STREAM_PAGES = 1024
 _ZERO_PAGE = bytes(PAGE_BYTES)
 _Chunk = dict[int, bytes]
 
@@ -180,6 +182,14 @@ class MemoryTransaction:
         for index, number in enumerate(page_numbers):
             start = index * PAGE_BYTES
             self.write(object_id, int(number) * PAGE_BYTES, view[start : start + PAGE_BYTES])
+
+    def stream_pages(self, object_id: int, page_numbers: PageNumbers, fill: Fill) -> None:
+        buffer = memoryview(bytearray(_STREAM_PAGES * PAGE_BYTES))
+        for first in range(0, len(page_numbers), _STREAM_PAGES):
+            part = page_numbers[first : first + _STREAM_PAGES]
+            view = buffer[: len(part) * PAGE_BYTES]
+            fill(first, view)
+            self.write_pages(object_id, part, view)
 
     def discard(self, object_id: int, offset: int, length: int) -> None:
         check_range(offset, length)

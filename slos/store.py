@@ -5,7 +5,7 @@ an immutable set of objects. Thread-safe: any method may be called from any thre
 from one thread at a time.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from mmap import mmap
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap | NDArray[Any]
 PageNumbers: TypeAlias = Sequence[int] | NDArray[Any]
+Fill: TypeAlias = Callable[[int, memoryview], None]
 
 PAGE_BYTES = 4096
 MAX_OID = 65536
@@ -88,6 +89,13 @@ class Transaction(Protocol):
 
     def write_pages(self, object_id: int, page_numbers: PageNumbers, data: Buffer) -> None:
         """Write pages: `page_numbers[i]` takes `data[i*4096:(i+1)*4096]`."""
+
+    def stream_pages(self, object_id: int, page_numbers: PageNumbers, fill: "Fill") -> None:
+        """Write pages that come piece by piece, so that nobody holds all of them.
+
+        `fill(first, view)` puts the pages `page_numbers[first:]` into the view, as many as it has
+        room for. What it raises ends the call; some of the pages may be written then.
+        """
 
     def discard(self, object_id: int, offset: int, length: int) -> None:
         """Make a hole; the size stays."""

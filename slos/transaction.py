@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_all
+from mmap import mmap
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -32,13 +33,14 @@ from slos.extents import (
 )
 from slos.format import SIZE_PAGE, U64, Array, Draft, RecordType
 from slos.request import as_bytes, check_note, check_object, check_range, not_found
-from slos.store import PAGE_BYTES, Buffer, GenerationInfo, PageNumbers
+from slos.store import PAGE_BYTES, Buffer, Fill, GenerationInfo, PageNumbers
 
 _FLUSH_BYTES = 4 << 20
 _DIRECT_BYTES = 256 << 10
 _FLUSH_PARTIAL = 1024
 # Pieces under way: one is written, one waits for that, the rest are compressed.
 _PIPELINE = COMPRESS_THREADS + 2
+_PIECE_PAGES = _FLUSH_BYTES // PAGE_BYTES
 _ZERO_PAGE = bytes(PAGE_BYTES)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -51,6 +53,43 @@ class Stamp(NamedTuple):
     time_ns: int
     name: str
     note: bytes
+
+
+class _Pieces(Protocol):
+    """Where a long write takes its pieces from, one after the other."""
+
+    def piece(self, first: int) -> memoryview:
+        """The piece that begins with page `first`."""
+
+
+class _Given:
+    """Pieces of data that is there."""
+
+    def __init__(self, data: memoryview):
+        self._data = data
+
+    def piece(self, first: int) -> memoryview:
+        start = first * PAGE_BYTES
+        return self._data[start : start + _FLUSH_BYTES]
+
+
+class _Filled:
+    """Pieces that are brought when their turn comes, in buffers that are used again once they are written."""
+
+    def __init__(self, fill: Fill, count: int):
+        self._fill = fill
+        self._count = count
+        # All that are under way, and the one that is being filled.
+        buffers = min(_PIPELINE + 1, -(-count // _PIECE_PAGES))
+        self._buffers = [memoryview(mmap(-1, _FLUSH_BYTES)) for _ in range(buffers)]
+        self._turn = 0
+
+    def piece(self, first: int) -> memoryview:
+        self._turn = (self._turn + 1) % len(self._buffers)
+        pages = min(_PIECE_PAGES, self._count - first)
+        view = self._buffers[self._turn][: pages * PAGE_BYTES]
+        self._fill(first, view)
+        return view
 
 
 class ObjectTransaction:
@@ -124,6 +163,17 @@ class ObjectTransaction:
         check_range(0, end)
         self._grow(object_id, end)
         self._add_pages(object_id, numbers, view)
+
+    def stream_pages(self, object_id: int, page_numbers: PageNumbers, fill: Fill) -> None:
+        numbers = np.asarray(page_numbers, dtype=np.uint64)
+        if not len(numbers):
+            return
+        end = (int(numbers.max()) + 1) * PAGE_BYTES
+        check_range(0, end)
+        self._grow(object_id, end)
+        self._forget_parts(object_id, numbers)
+        self._flush()
+        self._stream(object_id, numbers, _Filled(fill, len(numbers)))
 
     def discard(self, object_id: int, offset: int, length: int) -> None:
         check_range(offset, length)
@@ -234,14 +284,12 @@ class ObjectTransaction:
 
     def _add_pages(self, object_id: int, numbers: Array, data: memoryview) -> None:
         """Whole pages; the data is copied or appended before this returns."""
-        if self._partial:
-            for number in numbers.tolist():
-                self._partial.pop((object_id, number), None)
+        self._forget_parts(object_id, numbers)
         if len(data) >= _DIRECT_BYTES:
             # Appending at once costs less than a copy.
             self._flush()
             if len(data) > _FLUSH_BYTES:
-                self._stream(object_id, numbers, data)
+                self._stream(object_id, numbers, _Given(data))
             else:
                 batch = self._ingest(data, ingest.examine(data))
                 self._append(batch)
@@ -251,6 +299,11 @@ class ObjectTransaction:
         self._pending_bytes += len(data)
         if self._pending_bytes >= _FLUSH_BYTES:
             self._flush()
+
+    def _forget_parts(self, object_id: int, numbers: Array) -> None:
+        if self._partial:
+            for number in numbers.tolist():
+                self._partial.pop((object_id, number), None)
 
     def _add_chunk(self, object_id: int, numbers: Array, ids: Array) -> None:
         """Pages that lie in the log, or holes; behind all that came before."""
@@ -262,14 +315,13 @@ class ObjectTransaction:
         objects = np.full(len(ids), object_id, np.uint64)
         self._chunks.append(sort_entries(objects, numbers, ids))
 
-    def _stream(self, object_id: int, numbers: Array, data: memoryview) -> None:
+    def _stream(self, object_id: int, numbers: Array, pieces: "_Pieces") -> None:
         """A long piece: one part is hashed while the last is compressed and an older written."""
-        step = _FLUSH_BYTES // PAGE_BYTES
         waiting: deque[tuple[Future[None], set[int]]] = deque()
         try:
-            for start in range(0, len(numbers), step):
-                part = numbers[start : start + step]
-                piece = data[start * PAGE_BYTES : (start + step) * PAGE_BYTES]
+            for start in range(0, len(numbers), _PIECE_PAGES):
+                part = numbers[start : start + _PIECE_PAGES]
+                piece = pieces.piece(start)
                 examined = ingest.examine(piece)
                 hashes = set(examined.hashes.tolist())
                 # Pages that are not written yet cannot be shared.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sls import proc, syscalls
 from sls.content_digests import ContentDigests
-from sls.early import EarlyCopy, Rehearsal
+from sls.early import EarlyCopy, KeepRunning, Rehearsal
 from sls.errors import MissedObservationError, SlsError, TaskDiedError
 from sls.freeze import Frozen
 from sls.image import FIRST_MEMORY_OBJECT, Image
@@ -25,7 +25,10 @@ from sls.sleep import Sleepers
 
 
 class Capture(NamedTuple):
-    """One instant of a partition. Bytes of memory are in the buffer that the caller gave."""
+    """One instant of a partition. Bytes of memory are in the buffer that the caller gave.
+
+    `is_continued`: some were kept before, by the caller's `keep`.
+    """
 
     image: Image
     objects: list[CapturedObject]
@@ -33,6 +36,7 @@ class Capture(NamedTuple):
     stop_ns: int
     stages: dict[str, int]
     pages: int
+    is_continued: bool
 
 
 class Tracer:
@@ -44,7 +48,7 @@ class Tracer:
         self._next_object = FIRST_MEMORY_OBJECT
         self._sleepers = Sleepers()
         self._digests = ContentDigests()
-        self._has_base = False  # whether the last capture is one that a delta can build on
+        self.has_base = False  # whether the last capture is one that a delta can build on
         self._last_pids: list[int] = []  # of the last capture
 
     def capture(
@@ -56,6 +60,7 @@ class Tracer:
         stay: bool = False,
         buffer: CopyBuffer | None = None,
         at_rest: Callable[[], None] | None = None,
+        keep: KeepRunning | None = None,
     ) -> Capture:
         """Stop `members` (asked again until no new one appears), take everything, let them go.
 
@@ -63,7 +68,7 @@ class Tracer:
         UnsupportedResourceError, FreezeError, TaskDiedError; the tasks go on in any case. Bytes go into `buffer`, else
         into the tracer's own. `track`: keep page tracking, for a delta after this one.
         `stay`: the next capture follows soon, so the arenas stay in the processes; `leave` takes them out.
-        `at_rest` is called while everyone stands still.
+        `at_rest` is called while everyone stands still, `keep` for large memory before that.
         """
         if buffer is None:
             buffer = self.buffer
@@ -72,10 +77,10 @@ class Tracer:
         pids = list(members())
         self._look_ahead(pids, full=full)
         clock.lap("ahead")
-        early = EarlyCopy(self.member, buffer, self._sleepers)
+        early = EarlyCopy(self.member, buffer, self._sleepers, keep)
         early.copy([pid for pid in pids if full or not self._is_tracked(pid)])
         clock.lap("early")
-        is_delta = not full and self._has_base
+        is_delta = not full and self.has_base
         alone = pids if len(pids) > 1 and not stay and not is_shared(pids) else []
         if alone:
             self._last_pids = []  # each is asked alone, and what they share is not
@@ -92,10 +97,11 @@ class Tracer:
         self._last_pids = take.pids
         if not track:
             self._end_tracking()
-        self._has_base = track
+        self.has_base = track
         return Capture(
             image, objects, is_delta, take.stop_ns + early.stop_ns + rehearsal.stop_ns, clock.laps,
-            sum(array_bytes(one.ranges) for one in objects) // syscalls.PAGE_BYTES,
+            early.kept_pages + sum(array_bytes(one.ranges) for one in objects) // syscalls.PAGE_BYTES,
+            is_continued=early.kept_pages > 0,
         )  # fmt: skip
 
     def begin(self, *, is_asking: bool = False) -> None:
@@ -156,7 +162,7 @@ class Tracer:
         except SlsError:
             return  # they have ended, or cannot be stopped now: a mapping that nobody uses stays
         finally:
-            self._has_base = False
+            self.has_base = False
             self._forget_gone([])
 
     def member(self, pid: int, tid: int, start_time: int) -> Member:
@@ -172,7 +178,7 @@ class Tracer:
 
     def forget(self) -> None:
         """The last capture did not become a generation: the next one is full."""
-        self._has_base = False
+        self.has_base = False
         for member in self._members.values():
             member.tracker.forget()
 

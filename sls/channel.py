@@ -54,6 +54,14 @@ class Release(Message, frozen=True, tag="release"):
     with_files: bool = False
 
 
+class Kept(Message, frozen=True, tag="kept"):
+    """Answer to KeepRunning: the pages are in the store. `error`: why not, in words, of the class `kind`."""
+
+    kind: str = ""
+    error: str = ""
+    errno: int = 0
+
+
 class Rebase(Message, frozen=True, tag="rebase"):
     """The generation that a delta would build on is deleted: the next capture is full."""
 
@@ -96,10 +104,20 @@ class CapturedBytes(msgspec.Struct, frozen=True, array_like=True):
     gone: bytes
 
 
+class KeepRunning(Message, frozen=True, tag="keep-running"):
+    """Keep memory of `pid`, which runs, as part of the capture `serial`: `what`, its offset without a meaning."""
+
+    serial: int
+    base: int
+    pid: int
+    what: CapturedBytes
+
+
 class Captured(Message, frozen=True, tag="captured"):
     """A capture; its bytes are in the memfd beside the message until Release. serial < 0: a periodic one.
 
-    `started_ns`: when it began, by CLOCK_MONOTONIC; `stages_ns`: what followed, in order.
+    `started_ns`: when it began, by CLOCK_MONOTONIC; `stages_ns`: what followed, in order. `is_continued`: it goes on
+    from what KeepRunning has kept.
     """
 
     serial: int
@@ -113,15 +131,17 @@ class Captured(Message, frozen=True, tag="captured"):
     pages: int
     started_ns: int
     missed: int = 0
+    is_continued: bool = False
 
 
 class Failed(Message, frozen=True, tag="failed"):
-    """The request `serial` failed; 0: the periodic captures have ended."""
+    """The request `serial` failed; 0: a periodic capture, and no more come, unless `goes_on`."""
 
     serial: int
     kind: str
     text: str
     errno: int
+    goes_on: bool = False
 
 
 class RangesWanted(Message, frozen=True, tag="ranges-wanted"):
@@ -154,8 +174,8 @@ class Exited(Message, frozen=True, tag="exited"):
     status: int
 
 
-ToWorker = TakeCapture | Continue | Release | Rebase | TakeRestore | Ranges | BytesReady
-FromWorker = Captured | Failed | RangesWanted | BytesWanted | RestoreDone | Exited
+ToWorker = TakeCapture | Continue | Release | Rebase | TakeRestore | Ranges | BytesReady | Kept
+FromWorker = KeepRunning | Captured | Failed | RangesWanted | BytesWanted | RestoreDone | Exited
 
 M = TypeVar("M")
 

@@ -9,7 +9,7 @@ Knows no task. Single-threaded.
 import numpy as np
 import xxhash
 
-from sls.ranges import NOTHING, RangeArray
+from sls.ranges import RangeArray, page_numbers, pages_as_ranges
 from sls.syscalls import PAGE_BYTES
 
 
@@ -25,7 +25,7 @@ class ContentDigests:
         The next call for this object compares with what is here now.
         """
         before = self._objects.get(object_id, {})
-        numbers = _page_numbers(ranges).tolist()
+        numbers = page_numbers(ranges).tolist()
         digests = [
             xxhash.xxh3_128_digest(data[at : at + PAGE_BYTES])
             for at in range(0, PAGE_BYTES * len(numbers), PAGE_BYTES)
@@ -37,7 +37,7 @@ class ContentDigests:
         if len(chosen) < len(numbers):
             pages = np.frombuffer(data, dtype=np.uint8).reshape(-1, PAGE_BYTES)
             pages[: len(chosen)] = pages[chosen]
-        return _ranges_of(np.array([numbers[place] for place in chosen], dtype=np.uint64))
+        return pages_as_ranges(np.array([numbers[place] for place in chosen], dtype=np.uint64))
 
     def forget(self) -> None:
         """The next capture has every page."""
@@ -47,19 +47,3 @@ class ContentDigests:
         """Only these objects are there still."""
         for object_id in self._objects.keys() - object_ids:
             del self._objects[object_id]
-
-
-def _page_numbers(ranges: RangeArray) -> RangeArray:
-    bounds = ranges // np.uint64(PAGE_BYTES)
-    pieces = [np.arange(start, end, dtype=np.uint64) for start, end in bounds]
-    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.uint64)
-
-
-def _ranges_of(numbers: RangeArray) -> RangeArray:
-    """Ascending page numbers as ranges of bytes."""
-    if not len(numbers):
-        return NOTHING
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    starts = numbers[np.concatenate([[0], breaks])]
-    ends = numbers[np.concatenate([breaks - 1, [len(numbers) - 1]])] + np.uint64(1)
-    return np.stack([starts, ends], axis=1) * np.uint64(PAGE_BYTES)

@@ -12,41 +12,61 @@ from types import TracebackType
 from typing import Final
 
 from sls import proc
-from sls.errors import SlsError
+from sls.errors import SlsError, TaskDiedError
 from sls.freeze import Frozen
 from sls.page_tracker import Changes
 from sls.pages import CopyBuffer
-from sls.ranges import array_bytes
+from sls.ranges import RangeArray, Ranges, array_bytes
 from sls.reading import Reading
 from sls.session import CapturedObject, Member, Session, private_mappings
 from sls.sleep import Sleepers
+from sls.syscalls import PAGE_BYTES
 
 _EARLY_BYTES: Final = 8 << 20  # less is copied faster than a first stop takes
-_EARLY_ROUNDS: Final = 2
+_EARLY_ROUNDS: Final = 3
 
 FindMember = Callable[[int, int, int], Member]  # (pid, a live tid, start time)
+KeepRunning = Callable[[int, int, RangeArray, Ranges], None]  # (pid, object, pages, what is gone)
 
 
 class EarlyCopy:
-    """Copies large memory while its owner runs, so that the stop copies only what was written meanwhile."""
+    """Copies large memory while its owner runs, so that the stop copies only what was written meanwhile.
 
-    def __init__(self, find_member: FindMember, buffer: CopyBuffer, sleepers: Sleepers) -> None:
+    `keep`: who copies it to where the generation is made; without, it is copied into the buffer.
+    """
+
+    def __init__(
+        self,
+        find_member: FindMember,
+        buffer: CopyBuffer,
+        sleepers: Sleepers,
+        keep: KeepRunning | None = None,
+    ) -> None:
         self._find_member = find_member
         self._buffer = buffer
         self._sleepers = sleepers
+        self._keep = keep
         self.objects: list[CapturedObject] = []
+        self.kept_pages = 0
         self.pids: set[int] = set()
         self.stop_ns = 0
 
     def copy(self, pids: Iterable[int]) -> None:
-        """Copy those of `pids` that are worth it, in at most `_EARLY_ROUNDS` rounds."""
+        """Copy those of `pids` that are worth it, in at most `_EARLY_ROUNDS` rounds after the first.
+
+        Raises what `keep` does, but for the end of a task.
+        """
         try:
             large = [pid for pid in pids if proc.private_bytes(pid) >= _EARLY_BYTES]
             members = self._tracked(large) if large else {}
+        except (SlsError, OSError):
+            return  # the stop copies everything, and tells what is wrong
+        try:
             for pid, member in members.items():
                 self._copy_running(pid, member)
-        except (SlsError, OSError):
-            self.objects.clear()  # the stop copies everything, and tells what is wrong
+        except (TaskDiedError, OSError):
+            self.objects.clear()
+            self.kept_pages = 0
             self.pids.clear()
 
     def _tracked(self, pids: list[int]) -> dict[int, Member]:
@@ -62,16 +82,21 @@ class EarlyCopy:
     def _copy_running(self, pid: int, member: Member) -> None:
         own = private_mappings(proc.parse_maps(proc.read(pid, "maps")), member.arena)
         changes = member.tracker.look(own, full=True)
+        if self._keep is not None:
+            self.kept_pages += array_bytes(changes.copied) // PAGE_BYTES  # later rounds repeat them
+        self._copy(pid, member.object_id, changes)
         for _ in range(_EARLY_ROUNDS):
-            self._copy(pid, member.object_id, changes)
-            if array_bytes(changes.copied) < _EARLY_BYTES:
-                break
+            copied = array_bytes(changes.copied)
             changes = member.tracker.look_again()
-        else:
             self._copy(pid, member.object_id, changes)
+            if copied < _EARLY_BYTES or 2 * array_bytes(changes.copied) > copied:
+                break  # little is left; or as much is written as is copied
         self.pids.add(pid)
 
     def _copy(self, pid: int, object_id: int, changes: Changes) -> None:
+        if self._keep is not None:
+            self._keep(pid, object_id, changes.copied, changes.gone)
+            return
         offset = self._buffer.copy_ranges(pid, changes.copied)
         self.objects.append(CapturedObject(object_id, offset, changes.copied, changes.gone))
 

@@ -10,6 +10,7 @@
     ├── PartitionStateError        caller: the request does not fit the partition's state
     ├── BaseDeletedError           caller: what a delta was to build on was deleted meanwhile
     ├── MissedObservationError     task: it changed what it was asked about at leisure
+    ├── NotKeptError               store: memory of a running task could not be kept
     └── WorkerError                kernel: the tracer process ended or failed
 
 Every message ends with what to do. `errno` is what a control file returns; `exit_status` what slsctl ends with.
@@ -113,6 +114,12 @@ class MissedObservationError(SlsError):
     """What nobody looked at while the task stood still; the capture is taken again, asking as it goes."""
 
     errno = _errno.EAGAIN
+
+
+class NotKeptError(SlsError):
+    """The store did not take what was copied before the stop; the words and the number are the store's."""
+
+    errno = _errno.EIO
 
 
 class WorkerError(SlsError):

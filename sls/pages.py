@@ -5,7 +5,7 @@ import mmap
 import os
 
 from sls import proc, syscalls
-from sls.ranges import RangeArray, Ranges, array_bytes, as_list
+from sls.ranges import RangeArray, Ranges, array_bytes, as_array, as_list
 
 
 class CopyBuffer:
@@ -40,12 +40,7 @@ class CopyBuffer:
         """Copy memory of `pid`, packed; returns the offset of the first byte."""
         wanted = array_bytes(ranges)
         offset = self.reserve(wanted)
-        try:
-            done = syscalls.read_ranges_into(pid, ranges, self._array, offset)
-        except OSError as error:
-            if error.errno != errno.EFAULT:
-                raise
-            done = 0
+        done = _copy_readable(pid, ranges, self._array, offset)
         if done < wanted:
             self._copy_unreadable(pid, _skipped(as_list(ranges), done), offset + done)
         return offset
@@ -71,6 +66,48 @@ class CopyBuffer:
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+def copy_running(pid: int, ranges: RangeArray, view: memoryview) -> None:
+    """Copy memory of a task that runs, packed. What it has unmapped meanwhile is zeros: the look after this one tells.
+
+    Raises TaskDiedError.
+    """
+    array = syscalls.shared_array(view)
+    done = _copy_readable(pid, ranges, array, 0)
+    while done < len(view):
+        left = _skipped(as_list(ranges), done)
+        start, end = left[0]
+        done = _copy_or_clear(pid, start, view[done : done + end - start]) + done
+        done += _copy_readable(pid, as_array(left[1:]), array, done)
+
+
+def _copy_readable(pid: int, ranges: RangeArray, array: syscalls.SharedArray, offset: int) -> int:
+    try:
+        return syscalls.read_ranges_into(pid, ranges, array, offset)
+    except OSError as error:
+        if error.errno != errno.EFAULT:
+            raise
+        return 0
+
+
+def _copy_or_clear(pid: int, start: int, view: memoryview) -> int:
+    """Copy the debugger's way, page after page; zeros for those that are not there. All of the view's bytes."""
+    memory = proc.open_memory(pid)
+    try:
+        for at in range(0, len(view), syscalls.PAGE_BYTES):
+            page = view[at : at + syscalls.PAGE_BYTES]
+            try:
+                done = os.preadv(memory, [page], start + at)
+            except OSError as error:
+                if error.errno not in (errno.EIO, errno.EFAULT):
+                    raise
+                done = 0
+            if done < len(page):
+                page[:] = bytes(len(page))
+    finally:
+        os.close(memory)
+    return len(view)
 
 
 def _skipped(ranges: Ranges, moved: int) -> Ranges:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 Ranges = list[tuple[int, int]]
 RangeArray = NDArray[np.uint64]
+Numbers = NDArray[np.uint64]
 
+_PAGE: Final = np.uint64(4096)
 NOTHING: Final[RangeArray] = np.empty((0, 2), dtype=np.uint64)
 
 
@@ -89,3 +91,24 @@ def as_list(ranges: RangeArray) -> Ranges:
 def array_bytes(ranges: NDArray[Any]) -> int:
     """`total_bytes` of an array."""
     return int((ranges[:, 1] - ranges[:, 0]).sum()) if len(ranges) else 0
+
+
+def page_numbers(ranges: RangeArray) -> Numbers:
+    """Numbers of all pages of byte ranges, in order."""
+    assert not (ranges % _PAGE).any(), "contents are read and written in pages"
+    bounds = ranges // _PAGE
+    counts = (bounds[:, 1] - bounds[:, 0]).astype(np.int64)
+    if not counts.sum():
+        return np.empty(0, dtype=np.uint64)
+    within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+    return np.repeat(bounds[:, 0], counts) + within.astype(np.uint64)
+
+
+def pages_as_ranges(numbers: Numbers) -> RangeArray:
+    """Ascending page numbers as ranges of bytes."""
+    if not len(numbers):
+        return NOTHING
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    starts = numbers[np.concatenate([[0], breaks])]
+    ends = numbers[np.concatenate([breaks - 1, [len(numbers) - 1]])] + np.uint64(1)
+    return np.stack([starts, ends], axis=1) * _PAGE

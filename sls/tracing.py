@@ -4,6 +4,7 @@ One thread per worker receives; captures are committed in it, in order, so that 
 store. Requests come from any thread, one at a time.
 """
 
+import errno
 import mmap
 import os
 import signal
@@ -20,15 +21,17 @@ import msgspec
 import numpy as np
 
 from slos.errors import SlosError
-from slos.store import Store
+from slos.store import Store, Transaction
+from sls.beginning import Beginning, write_object
 from sls.channel import (
     BytesReady,
     BytesWanted,
     Captured,
-    CapturedBytes,
     Channel,
     Exited,
     FromWorker,
+    KeepRunning,
+    Kept,
     Message,
     Ranges,
     RangesWanted,
@@ -36,9 +39,17 @@ from sls.channel import (
     Release,
     RestoreDone,
 )
-from sls.errors import BaseDeletedError, WorkerError, rebuilt
+from sls.errors import (
+    BaseDeletedError,
+    NotKeptError,
+    SlsError,
+    TaskDiedError,
+    WorkerError,
+    rebuilt,
+)
 from sls.filetree import FileTree, Gate
 from sls.image import MANIFEST_OBJECT
+from sls.ranges import page_numbers
 from sls.syscalls import PAGE_BYTES
 from sls.times import Checkpoint
 
@@ -92,6 +103,7 @@ class Tracing:
         self._base_was_deleted = False
         self._base_lock = threading.Lock()  # guards these, from the look at the base to the commit
         self._send_lock = threading.Lock()
+        self._beginning = Beginning(store, oid)
         self._is_closing = False
         ours, theirs = socket.socketpair()
         gate, their_gate = socket.socketpair(type=socket.SOCK_SEQPACKET)
@@ -182,6 +194,7 @@ class Tracing:
             self._abandon()
 
     def _abandon(self) -> None:
+        self._beginning.drop()
         for future in list(self._futures.values()):
             future.set_exception(WorkerError("the tracer process ended unexpectedly; try again"))
         self._futures.clear()
@@ -194,6 +207,8 @@ class Tracing:
     def _take(self, message: FromWorker, descriptors: Sequence[int]) -> None:
         if isinstance(message, Captured):
             self._commit(message, descriptors[0])
+        elif isinstance(message, KeepRunning):
+            self.tell_quietly(self._keep_running(message))
         elif isinstance(message, RangesWanted):
             self._reply_guarded(lambda: self._ranges(message))
         elif isinstance(message, BytesWanted):
@@ -204,11 +219,14 @@ class Tracing:
             self._listener.restored(message.pids)
             self._futures.pop(message.serial).set_result(message)
         elif message.serial:
+            self._beginning.drop()
             self._futures.pop(message.serial).set_exception(
                 rebuilt(message.kind, message.text, message.errno)
             )
         else:
-            self._listener.failed(message.text, has_ended=True)
+            self._beginning.drop()
+            if message.kind != BaseDeletedError.__name__:
+                self._listener.failed(message.text, has_ended=not message.goes_on)
 
     # --- commits ---
 
@@ -240,30 +258,47 @@ class Tracing:
 
     def _store_capture(self, captured: Captured, buffer_fd: int) -> Committed:
         received_ns = time.monotonic_ns()
-        parent = None
-        if captured.base:
-            serial, parent = self._last
-            if captured.base != serial and self._base_was_deleted:
-                raise BaseDeletedError
-            if captured.base != serial:
-                raise WorkerError(
-                    "a delta lost its base, as the checkpoint before it failed; the next one is full"
-                )
+        parent = self._parent(captured.base)
         files = self._gate.epoch(captured.serial) if self._gate is not None else 0
         with (
             mmap.mmap(buffer_fd, 0, mmap.MAP_SHARED, mmap.PROT_READ) as memory,
             memoryview(memory) as view,
         ):
-            with self._store.begin(self._oid, parent=parent) as transaction:
+            with self._beginning.take(captured, parent) as transaction:
                 self._drop_stale(transaction, captured, parent)
                 transaction.put(MANIFEST_OBJECT, captured.image)
                 for one in captured.objects:
-                    _write_object(transaction, one, view)
+                    write_object(transaction, one, view)
                 name = self._names.pop(captured.serial, "")
                 info = transaction.commit(wait=False, name=name, note=_note(captured, files))
         self._last = (captured.serial, info.epoch)
         self._base_was_deleted = False
         return Committed(info.epoch, captured, _times(info.epoch, captured, received_ns))
+
+    def _parent(self, base: int) -> int | None:
+        """The generation of the capture that another one builds on. Under the lock."""
+        if not base:
+            return None
+        serial, parent = self._last
+        if base != serial and self._base_was_deleted:
+            raise BaseDeletedError
+        if base != serial:
+            raise WorkerError(
+                "a delta lost its base, as the checkpoint before it failed; the next one is full"
+            )
+        return parent
+
+    def _keep_running(self, wanted: KeepRunning) -> Kept:
+        try:
+            with self._base_lock:
+                parent = self._parent(wanted.base)
+            self._beginning.keep(wanted, parent)
+        except (SlosError, SlsError, OSError) as error:
+            self._beginning.drop()
+            passed_on = isinstance(error, (TaskDiedError, BaseDeletedError))
+            kind = type(error) if passed_on else NotKeptError
+            return Kept(kind=kind.__name__, error=str(error), errno=error.errno or errno.EIO)
+        return Kept()
 
     def delete_generation(self, epoch: int) -> None:
         """Delete a generation; a delta that would build on it is full instead. Raises SlosError."""
@@ -275,7 +310,7 @@ class Tracing:
             self._base_was_deleted = True
         self.tell_quietly(Rebase())
 
-    def _drop_stale(self, transaction: Any, captured: Captured, parent: int | None) -> None:
+    def _drop_stale(self, transaction: Transaction, captured: Captured, parent: int | None) -> None:
         """Remove the parent's objects that this capture no longer has: of processes that ended."""
         if parent is None:
             return
@@ -299,7 +334,7 @@ class Tracing:
 
     def _bytes(self, wanted: BytesWanted, fd: int) -> Message:
         with mmap.mmap(fd, 0) as memory, memoryview(memory) as view:
-            numbers = _page_numbers(np.array(wanted.ranges, dtype=np.uint64))
+            numbers = page_numbers(np.array(wanted.ranges, dtype=np.uint64).reshape(-1, 2))
             with view[: len(numbers) * PAGE_BYTES] as pages:
                 self._store.read_pages(
                     self._oid, self._source_epoch, wanted.object_id, numbers, pages
@@ -372,29 +407,3 @@ def _note(captured: Captured, files: int) -> bytes:
             files=files,
         )
     )
-
-
-def _pairs(packed: bytes) -> "np.ndarray[Any, np.dtype[np.uint64]]":
-    return np.frombuffer(packed, dtype=np.uint64).reshape(-1, 2)
-
-
-def _page_numbers(
-    ranges: "np.ndarray[Any, np.dtype[np.uint64]]",
-) -> "np.ndarray[Any, np.dtype[np.uint64]]":
-    """Numbers of all pages of byte ranges, in order."""
-    assert not (ranges % np.uint64(PAGE_BYTES)).any(), "contents are read and written in pages"
-    bounds = ranges // np.uint64(PAGE_BYTES)
-    return np.concatenate([np.arange(start, end, dtype=np.uint64) for start, end in bounds])
-
-
-def _write_object(transaction: Any, one: CapturedBytes, view: memoryview) -> None:
-    """Put one captured object into the transaction."""
-    transaction.truncate(one.object_id, 1 << 47)
-    for start, end in _pairs(one.gone):
-        transaction.discard(one.object_id, int(start), int(end - start))
-    pairs = _pairs(one.ranges)
-    if not len(pairs):
-        return
-    numbers = _page_numbers(pairs)
-    with view[one.offset : one.offset + len(numbers) * PAGE_BYTES] as data:
-        transaction.write_pages(one.object_id, numbers, data)

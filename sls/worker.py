@@ -15,6 +15,7 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from sls import proc, syscalls
 from sls.capture import Capture, Tracer
@@ -27,6 +28,8 @@ from sls.channel import (
     Continue,
     Exited,
     Failed,
+    KeepRunning,
+    Kept,
     MemberId,
     Ranges,
     RangesWanted,
@@ -37,11 +40,13 @@ from sls.channel import (
     TakeRestore,
     ToWorker,
 )
-from sls.errors import SlsError, TaskDiedError, WorkerError
+from sls.errors import BaseDeletedError, NotKeptError, SlsError, TaskDiedError, WorkerError, rebuilt
 from sls.filetree import SERIAL
 from sls.freeze import let_go_strays
 from sls.image import decode, encode
 from sls.pages import CopyBuffer
+from sls.ranges import RangeArray
+from sls.ranges import Ranges as RangeList
 from sls.resources import Loss, Writer
 from sls.restore import restore
 
@@ -265,17 +270,34 @@ class Worker:
                 stay=self._continue.period_ms > 0,
                 buffer=buffer,
                 at_rest=(lambda: self._freeze_files(serial)) if self._with_files else None,
+                keep=partial(self._keep_running, serial, self._base(full=full)),
             )
         except (SlsError, OSError) as error:
+            goes_on = serial < 0 and isinstance(error, (NotKeptError, BaseDeletedError))
             self._free.append(buffer)
             self._forget()
-            self._fail(serial if serial > 0 else 0, error)
-            return False
+            self._fail(max(serial, 0), error, goes_on=goes_on)
+            return goes_on
         self._taken[serial] = buffer
         self._channel.send(self._captured(serial, capture, started_ns), [buffer.fd])
         self._last_serial = serial
         gc.collect(0)
         return True
+
+    def _base(self, *, full: bool) -> int:
+        """Serial of the capture that the next one builds on; 0 for a full one."""
+        return self._last_serial if not full and self._tracer.has_base else 0
+
+    def _keep_running(
+        self, serial: int, base: int, pid: int, object_id: int, ranges: RangeArray, gone: RangeList
+    ) -> None:
+        """Have the daemon copy memory of a running task straight into the generation, and wait until it has."""
+        what = CapturedBytes(object_id, 0, ranges.tobytes(), _packed(gone))
+        self._channel.send(KeepRunning(serial=serial, base=base, pid=pid, what=what))
+        answer = self._receive_answer()
+        assert isinstance(answer, Kept)
+        if answer.error:
+            raise rebuilt(answer.kind, answer.error, answer.errno)
 
     def _free_buffer(self) -> CopyBuffer:
         """A buffer that nobody uses; the daemon gives one back if it has to be waited for."""
@@ -306,6 +328,7 @@ class Worker:
             pages=capture.pages,
             started_ns=started_ns,
             missed=self._missed,
+            is_continued=capture.is_continued,
         )
 
     # --- restores ---
@@ -350,10 +373,14 @@ class Worker:
         except ProcessLookupError:
             return  # it has ended and was waited for already
 
-    def _fail(self, serial: int, error: SlsError | OSError) -> None:
+    def _fail(self, serial: int, error: SlsError | OSError, *, goes_on: bool = False) -> None:
         self._channel.send(
             Failed(
-                serial=serial, kind=type(error).__name__, text=str(error), errno=error.errno or 5
+                serial=serial,
+                kind=type(error).__name__,
+                text=str(error),
+                errno=error.errno or 5,
+                goes_on=goes_on,
             )
         )
 

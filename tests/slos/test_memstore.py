@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from slos.errors import InvalidRequestError, ObjectExistsError, ObjectNotFoundError
@@ -67,6 +68,7 @@ def transact(store: Store, newest: int, chance: random.Random) -> list[str]:
                 partial(transaction.put, object_id, data),
                 partial(transaction.remove, object_id),
                 partial(transaction.write_pages, object_id, [2, 5], bytes(range(256)) * 32),
+                partial(transaction.stream_pages, object_id, [0, 3], partial(fill_from, data)),
                 partial(transaction.clone, object_id, 1, newest, (object_id + 1) % 3),
             ]
             try:
@@ -75,6 +77,60 @@ def transact(store: Store, newest: int, chance: random.Random) -> list[str]:
                 raised.append(type(error).__name__)
         info = transaction.commit(name=f"n{newest}")
     return [*raised, str(info.epoch), str(info.parent), str(info.logical_bytes), info.name]
+
+
+def fill_from(data: bytes, first: int, view: memoryview) -> None:
+    pages = data.ljust(2 * PAGE_BYTES, b"y")[first * PAGE_BYTES :]
+    view[:] = pages[: len(view)]
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+@pytest.mark.parametrize("count", [1, 1024, 1025, 9000])
+def test_a_stream_is_what_was_filled_in(tmp_path: Path, kind: str, count: int) -> None:
+    """Longer than all buffers together; some pages alike, some zero, one written before in parts."""
+    numbers = np.arange(7, 7 + 3 * count, 3)
+    data = np.random.default_rng(count).integers(0, 3, (count, 512)).astype(np.uint64)
+    data[:: max(2, count // 50)] = 0
+    data[count // 2 :: max(2, count // 40)] = 5
+    store: Store = MemoryStore()
+    if kind == "file":
+        store = ObjectStore.open_device(MemoryDevice(new_image(tmp_path)), background=False)
+    store.create_partition(1)
+    rows = data.view(np.uint8).reshape(-1)
+
+    def fill(first: int, view: memoryview) -> None:
+        view[:] = rows[first * PAGE_BYTES : first * PAGE_BYTES + len(view)].data
+
+    with store, store.begin(1) as transaction:
+        transaction.write(9, 7 * PAGE_BYTES + 5, b"beneath")
+        transaction.stream_pages(9, numbers, fill)
+        epoch = transaction.commit().epoch
+        buffer = bytearray(len(rows))
+        store.read_pages(1, epoch, 9, numbers, buffer)
+        assert buffer == rows.tobytes()
+        assert store.objects(1, epoch)[0].size_bytes == (7 + 3 * (count - 1) + 1) * PAGE_BYTES
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_a_stream_that_breaks_off_leaves_the_store_as_it_was(tmp_path: Path, kind: str) -> None:
+    store: Store = MemoryStore()
+    if kind == "file":
+        store = ObjectStore.open_device(MemoryDevice(new_image(tmp_path)), background=False)
+    store.create_partition(1)
+
+    def fill(first: int, view: memoryview) -> None:
+        if first > 2000:
+            raise ConnectionError("the source has ended")
+        view[:] = b"x" * len(view)
+
+    with store, store.begin(1) as transaction:
+        with pytest.raises(ConnectionError):
+            transaction.stream_pages(9, range(5000), fill)
+        transaction.abort()
+        assert list(store.generations(1)) == []
+        with store.begin(1) as other:
+            other.stream_pages(9, [1], lambda _, view: view.__setitem__(slice(0, 1), b"z"))
+            assert store.read(1, other.commit().epoch, 9, PAGE_BYTES, 1) == b"z"
 
 
 def compare(stores: list[Store], epoch: int, chance: random.Random) -> None:

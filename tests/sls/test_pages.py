@@ -1,5 +1,8 @@
 """Sets of address ranges, against sets of pages; what the tracking of pages costs in the program."""
 
+import mmap
+import os
+import subprocess
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -8,9 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sls import proc
+from sls import proc, syscalls
 from sls.capture import Tracer
-from sls.ranges import difference, intersection, merged, total_bytes
+from sls.errors import TaskDiedError
+from sls.pages import copy_running
+from sls.ranges import (
+    NOTHING,
+    as_array,
+    difference,
+    intersection,
+    merged,
+    page_numbers,
+    pages_as_ranges,
+    total_bytes,
+)
+from sls.syscalls import PAGE_BYTES
 from tests.sls.apart import Program, apart
 from tests.sls.driver import command_of
 
@@ -46,6 +61,46 @@ def test_intersection_and_difference(
     check_ordered(rest)
     assert pages(both) == pages(left) & pages(right)
     assert pages(rest) == pages(left) - pages(right)
+
+
+def test_page_numbers_and_back() -> None:
+    ranges = as_array([(0, PAGE_BYTES), (5 * PAGE_BYTES, 8 * PAGE_BYTES)])
+    assert page_numbers(ranges).tolist() == [0, 5, 6, 7]
+    assert pages_as_ranges(page_numbers(ranges)).tolist() == ranges.tolist()
+    assert not len(page_numbers(NOTHING))
+    assert not len(pages_as_ranges(page_numbers(NOTHING)))
+    with pytest.raises(AssertionError):
+        page_numbers(as_array([(1, PAGE_BYTES)]))
+
+
+def test_memory_of_a_running_task_with_parts_that_are_gone_or_closed() -> None:
+    """What is unmapped is zeros, what its owner may not read is there."""
+    with mmap.mmap(-1, 8 * PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory[:] = b"".join(bytes([number]) * PAGE_BYTES for number in range(1, 9))
+        start = syscalls.address_of(memory)
+        syscalls.syscall("mprotect", start + PAGE_BYTES, PAGE_BYTES, 0)
+        syscalls.syscall("munmap", start + 3 * PAGE_BYTES, 2 * PAGE_BYTES)
+        ranges = as_array(
+            [(start, start + 6 * PAGE_BYTES), (start + 7 * PAGE_BYTES, start + 8 * PAGE_BYTES)]
+        )
+        view = memoryview(bytearray(b"?" * 7 * PAGE_BYTES))
+        copy_running(os.getpid(), ranges, view)
+        assert [view[at] for at in range(0, len(view), PAGE_BYTES)] == [1, 2, 3, 0, 0, 6, 8]
+        assert all(
+            len(set(view[at : at + PAGE_BYTES])) == 1 for at in range(0, len(view), PAGE_BYTES)
+        )
+        fixed = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10
+        syscalls.syscall("mmap", start + 3 * PAGE_BYTES, 2 * PAGE_BYTES, 3, fixed, -1, 0)
+
+
+def test_memory_of_a_task_that_has_ended() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    child.kill()
+    child.wait()
+    with pytest.raises(TaskDiedError):
+        copy_running(
+            child.pid, as_array([(PAGE_BYTES, 2 * PAGE_BYTES)]), memoryview(bytearray(PAGE_BYTES))
+        )
 
 
 @pytest.mark.root
