@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from sls import proc, syscalls
+from sls import numbers, proc, syscalls
 from sls.errors import RestoreConflictError, TaskDiedError
 from sls.image import Image, ProcessImage
 from sls.proc import VmaLine
@@ -30,7 +30,6 @@ _THREAD_FLAGS: Final = (
 )
 _ALL_SIGNALS: Final = (1 << 64) - 1
 _STOP_SIGNALS: Final = frozenset(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT}
-_NUMBER_WAIT_S: Final = 0.2
 _WALL: Final = syscalls.WALL
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -259,16 +258,15 @@ class Forest:
         number = In(struct.pack("=i", wanted))
         arguments = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, int(wanted > 0), 0)
         pointers = ((64, number),) if wanted else ()
-        deadline = time.monotonic() + _NUMBER_WAIT_S
+        since = time.monotonic()
         while True:
             (reply,) = self.arena.run(origin, [call("clone3", In(arguments, pointers), 88)])
             is_taken = -reply.value == errno.EEXIST
-            if not is_taken or time.monotonic() > deadline:
+            if not is_taken or not numbers.is_worth_waiting_for(wanted, since):
                 break
-            time.sleep(0.002)  # a command of a moment has it: numbers go round
         if is_taken:
             raise RestoreConflictError(
-                f"pid {wanted} is in use by {_name(wanted)}; end it, or restore with `kill`"
+                f"pid {wanted} is in use by {numbers.name(wanted)}; end it, or restore with `kill`"
             )
         born = reply.check()
         origin.births.remove(born)
@@ -377,21 +375,6 @@ def _own_style_layout() -> list[VmaLine]:
         VmaLine(0, 1 << 32, "", 0, 0, 0, 0, b""),
         VmaLine(0x7000_0000_0000, 1 << 47, "", 0, 0, 0, 0, b""),
     ]
-
-
-def _name(number: int) -> str:
-    """Who has the number: a task, or those whose group or session bears it, though its leader is gone."""
-    for pid in [number, *proc.pids()]:
-        try:
-            stat = proc.stat(pid)
-        except TaskDiedError:
-            continue
-        name = stat.comm.decode(errors="replace")
-        if pid == number:
-            return name
-        if number in (stat.pgrp, stat.session):
-            return f"the session or process group of pid {pid}, {name}"
-    return "another task"
 
 
 def _end(pids: Sequence[int]) -> None:

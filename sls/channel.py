@@ -36,8 +36,9 @@ class TakeCapture(Message, frozen=True, tag="take-capture"):
 
 
 class Continue(Message, frozen=True, tag="continue"):
-    """Capture every `period_ms` from now on; 0 ends it."""
+    """Capture every `period_ms` from now on; 0 ends it. Answered by Settled: no capture of before comes after that."""
 
+    serial: int
     period_ms: int
     members: tuple[MemberId, ...]
     full: bool
@@ -167,6 +168,12 @@ class RestoreDone(Message, frozen=True, tag="restore-done"):
     stages_ns: dict[str, int]
 
 
+class Settled(Message, frozen=True, tag="settled"):
+    """The Continue `serial` holds."""
+
+    serial: int
+
+
 class Exited(Message, frozen=True, tag="exited"):
     """A restored process ended with this wait(2) status."""
 
@@ -175,7 +182,9 @@ class Exited(Message, frozen=True, tag="exited"):
 
 
 ToWorker = TakeCapture | Continue | Release | Rebase | TakeRestore | Ranges | BytesReady | Kept
-FromWorker = KeepRunning | Captured | Failed | RangesWanted | BytesWanted | RestoreDone | Exited
+FromWorker = (
+    KeepRunning | Captured | Failed | RangesWanted | BytesWanted | RestoreDone | Settled | Exited
+)
 
 M = TypeVar("M")
 

@@ -16,7 +16,13 @@ from typing import Any, Final
 from slos.store import Store
 from sls import proc, syscalls
 from sls.channel import Continue, MemberId, RestoreDone, TakeCapture, TakeRestore
-from sls.errors import BaseDeletedError, ImageError, PartitionStateError, TaskDiedError
+from sls.errors import (
+    BaseDeletedError,
+    ImageError,
+    PartitionStateError,
+    TaskDiedError,
+    WorkerError,
+)
 from sls.filetree import FileTree, files_epoch, is_undo, undo_note
 from sls.freeze import refuse_unfit
 from sls.image import MANIFEST_OBJECT, Image, decode, encode
@@ -157,12 +163,20 @@ class Partition(Listener):
                 self._continue(settings.period_ms)
 
     def _continue(self, period_ms: int) -> None:
+        """On return the worker goes by it, and what it captured before is a generation."""
         if self._tracing is not None and self._tracing.is_alive:
-            self._tracing.tell(
-                Continue(
-                    period_ms=period_ms, members=self._members, full=self.settings.mode is Mode.FULL
+            try:
+                self._tracing.ask(
+                    lambda serial: Continue(
+                        serial=serial,
+                        period_ms=period_ms,
+                        members=self._members,
+                        full=self.settings.mode is Mode.FULL,
+                    )
                 )
-            )
+            except WorkerError:
+                if period_ms:
+                    raise  # else its captures have ended with it
         self._is_continuous = period_ms > 0
         self._state = "continuous" if self._is_continuous else "idle"
 

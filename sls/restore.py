@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple
 
 from sls import proc, syscalls
 from sls.blank import BlankProcess, Forest
-from sls.errors import RestoreConflictError, TaskDiedError
 from sls.image import Image, ProcessImage
+from sls.numbers import wait_for_numbers
 from sls.ranges import difference, intersection
 from sls.remote import Call, Reply, call, run_together
 from sls.resources import (
@@ -35,8 +35,6 @@ from sls.resources import (
 
 # O_ASYNC is not among them: the kernel notes the descriptor's number with it
 _STATUS_FLAGS: Final = os.O_APPEND | os.O_NONBLOCK | os.O_DIRECT | os.O_NOATIME
-_PID_WAIT_S: Final = 3.0
-_GRACE_S: Final = 0.05
 
 
 class Restored(NamedTuple):
@@ -76,51 +74,6 @@ def _owner(image: Image, uid: int, gid: int) -> Owner:
         if isinstance(state, CredentialsRecord) and set(state.uids) == {uid}
     ]
     return Owner(uid, gid, found[0].groups if found and uid else ())
-
-
-def wait_for_numbers(image: Image) -> None:
-    """Wait until every pid and tid is free; RestoreConflictError (EEXIST) names one that stays in use."""
-    grace = time.monotonic() + _GRACE_S  # a killed thread looks alive until it has seen the signal
-    deadline = grace + _PID_WAIT_S
-    for process in image.processes:
-        for number in {process.pid, *(thread.tid for thread in process.threads)}:
-            while proc.exists(number):
-                _reap(number)
-                now = time.monotonic()
-                if now > deadline or (now > grace and not _is_leaving(number)):
-                    raise RestoreConflictError(f"pid {number} is in use by {_describe(number)}")
-                time.sleep(0.002)
-
-
-def _reap(pid: int) -> None:
-    """Wait for a child of ours that has ended: its number is free then."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return  # another one's child
-
-
-def _is_leaving(pid: int) -> bool:
-    """A zombie that its parent has yet to wait for, or a task on its way there."""
-    try:
-        stat = proc.stat(pid)
-        status = proc.status(pid)
-    except TaskDiedError:
-        return True
-    pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
-    return stat.is_zombie or stat.is_exiting or bool(pending >> signal.SIGKILL - 1 & 1)
-
-
-def _describe(pid: int) -> str:
-    """Who has the number, and what to do."""
-    try:
-        stat = proc.stat(pid)
-    except TaskDiedError:
-        return "a task that has just ended; restore again"
-    name = stat.comm.decode(errors="replace")
-    if stat.is_zombie:
-        return f"{name}, which has ended, but its parent, pid {stat.ppid}, has yet to wait for it; end that parent"
-    return f"{name}; end it, or restore with `kill`"
 
 
 class _Restore:

@@ -38,6 +38,7 @@ from sls.channel import (
     Rebase,
     Release,
     RestoreDone,
+    Settled,
 )
 from sls.errors import (
     BaseDeletedError,
@@ -152,7 +153,8 @@ class Tracing:
             self._serial += 1
             serial = self._serial
             self._futures[serial] = future
-            self._names[serial] = name
+            if name:
+                self._names[serial] = name
             self._source_epoch = source_epoch
             self._send(make(serial), descriptors)
         return future.result()
@@ -218,6 +220,8 @@ class Tracing:
         elif isinstance(message, RestoreDone):
             self._listener.restored(message.pids)
             self._futures.pop(message.serial).set_result(message)
+        elif isinstance(message, Settled):
+            self._futures.pop(message.serial).set_result(None)
         elif message.serial:
             self._beginning.drop()
             self._futures.pop(message.serial).set_exception(

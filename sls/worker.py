@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -36,6 +37,7 @@ from sls.channel import (
     Rebase,
     Release,
     RestoreDone,
+    Settled,
     TakeCapture,
     TakeRestore,
     ToWorker,
@@ -53,6 +55,7 @@ from sls.restore import restore
 _PIECE_BYTES = 16 << 20
 _BUFFERS = 2
 _IDLE_S = 1.0
+_NO_MORE = Continue(serial=0, period_ms=0, members=(), full=False)
 
 
 def family(members: Sequence[MemberId], read: proc.Read = proc.read) -> list[int]:
@@ -143,10 +146,11 @@ class Worker:
         self._taken: dict[int, CopyBuffer] = {}
         self._last_serial = 0  # of the capture that the next delta builds on
         self._periodic_serial = 0
-        self._continue = Continue(period_ms=0, members=(), full=False)
+        self._continue = _NO_MORE
         self._due_ns = 0
         self._missed = 0
         self._restored: dict[int, int] = {}  # root → pidfd
+        self._deferred: deque[tuple[ToWorker, Sequence[int]]] = deque()
 
     def run(self) -> None:
         """Serve until the channel ends."""
@@ -162,13 +166,15 @@ class Worker:
     # --- waiting ---
 
     def _wait(self) -> None:
+        if self._deferred:
+            return
         timeout_s = _IDLE_S
         if self._continue.period_ms:
             timeout_s = min(timeout_s, max(0, self._due_ns - time.monotonic_ns()) / 1e9)
         select.select([self._channel.fileno(), *self._restored.values()], [], [], timeout_s)
 
     def _readable(self) -> bool:
-        return bool(select.select([self._channel], [], [], 0)[0])
+        return bool(self._deferred) or bool(select.select([self._channel], [], [], 0)[0])
 
     def _reap(self) -> None:
         """Wait for ended children: restored roots, and orphans that came to us."""
@@ -187,7 +193,9 @@ class Worker:
     # --- commands ---
 
     def _serve_one(self) -> None:
-        message, descriptors = self._channel.receive()
+        message, descriptors = (
+            self._deferred.popleft() if self._deferred else self._channel.receive()
+        )
         if isinstance(message, TakeCapture):
             self._with_files = message.with_files
             self._capture(message.serial, message.members, full=message.full, track=message.track)
@@ -197,6 +205,7 @@ class Worker:
             self._continue = message
             self._due_ns = time.monotonic_ns()
             self._missed = 0
+            self._channel.send(Settled(serial=message.serial))
         elif not self._serve_aside(message):
             assert isinstance(message, TakeRestore), "answers come only when they were asked for"
             self._restore(message, descriptors)
@@ -217,10 +226,12 @@ class Worker:
         self._last_serial = 0
 
     def _receive_answer(self) -> ToWorker:
-        """The next message that waits for nothing else."""
+        """The answer to what was just asked. A request that comes first waits for the capture under way."""
         while True:
-            message, _ = self._channel.receive()
-            if not self._serve_aside(message):
+            message, descriptors = self._channel.receive()
+            if isinstance(message, (TakeCapture, Continue, TakeRestore)):
+                self._deferred.append((message, descriptors))
+            elif not self._serve_aside(message):
                 return message
 
     def _release(self, message: Release) -> None:
@@ -255,7 +266,7 @@ class Worker:
             track=not self._continue.full,
         )
         if not done:
-            self._continue = Continue(period_ms=0, members=(), full=False)
+            self._continue = _NO_MORE
 
     def _capture(
         self, serial: int, members: Sequence[MemberId], *, full: bool, track: bool

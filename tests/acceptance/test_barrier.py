@@ -69,7 +69,7 @@ def test_without_a_barrier_output_is_said_again(job: Job, start_sums: StartSums)
     job.kill()
     said = job.lines()
     job.restore()
-    job.wait_more_lines(30)
+    job.wait_for(lambda: said[-1] in job.lines()[len(said) :], "what was said")
     again = job.lines()[len(said) :]
     assert job.lines()[: len(said)] == said, "what was said stays said"
     assert int(again[0].split()[0]) <= kept + 2

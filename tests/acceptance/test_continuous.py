@@ -2,13 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sls import proc
 from tests.acceptance.job import ROOT, Job
 from tests.mounts import Mounted, load
 from tests.sls.driver import command_of
@@ -30,9 +33,52 @@ def take_some(job: Job, binaries: Path, count: int = 20) -> dict[str, Any]:
     job.checkpoint("recursive")
     job.wait_for(lambda: newest(job) >= count, "generations")
     job.write("period", 0)
-    job.checkpoint("recursive")  # waits for whatever is under way
     job.wait_for(lambda: job.status()["durable"] == newest(job), "durability")
     return load(job.partition / "stats")
+
+
+def test_a_period_of_0_returns_when_no_more_comes(slfs: Mounted, job: Job, binaries: Path) -> None:
+    """The worker, who is held up meanwhile, has taken it in by then."""
+    job.start(*command_of("endure.c", binaries), job.directory / "go")
+    job.write("period", 10)
+    job.checkpoint()
+    worker = max(proc.children(slfs.daemon))
+    asking = threading.Thread(target=job.write, args=("period", 0))
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        asking.start()
+        job.wait_for(lambda: job.status()["busy"] == "period", "the write")
+        assert asking.is_alive()
+    finally:
+        os.kill(worker, signal.SIGCONT)
+        asking.join()
+    last = newest(job)
+    assert job.checkpoint() == last + 1
+
+
+WRITE_ALL = """
+memory = bytearray(24 << 20)
+print("ready", flush=True)
+while True:
+    for position in range(0, len(memory), 4096):
+        memory[position] ^= 1
+"""
+
+
+def test_commands_come_while_large_memory_is_kept(job: Job) -> None:
+    """The worker is in the middle of asking the daemon then."""
+    job.start(sys.executable, "-c", WRITE_ALL, attach=False)
+    job.wait_ready()
+    job.attach()
+    job.write("mode", "full")
+    job.write("retain", 3)
+    for number in range(10):
+        job.write("period", 1 + number % 2)
+        if number % 5 == 0:
+            job.checkpoint()
+    assert " error: " not in job.log()
+    assert job.status()["state"] == "continuous"
+    job.write("period", 0)
 
 
 def test_stats_tell_counts_times_and_the_lag_to_durability(job: Job, binaries: Path) -> None:
