@@ -31,6 +31,7 @@ from libsls.sparse import copy_sparse
 from libsls.store_commands import COMMANDS as STORE_COMMANDS
 
 EXIT_REFUSED: Final = 1
+EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 SPAWN_NOT_EXECUTABLE: Final = 126
 SPAWN_NOT_FOUND: Final = 127
 
@@ -116,15 +117,36 @@ for store_command in STORE_COMMANDS:
     slsctl.add_command(store_command)
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within, SIGINT is KeyboardInterrupt, unless it is ignored; before and after it ends the program at once."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def main() -> int:
     """Run slsctl; returns the exit status."""
+    try:
+        with _interruptible():
+            return _run()
+    except KeyboardInterrupt:  # between two steps of the above
+        return EXIT_INTERRUPTED
+
+
+def _run() -> int:
     try:
         status = slsctl.main(prog_name="slsctl", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except click.Abort:
-        return 128 + 2  # SIGINT
+        return EXIT_INTERRUPTED
     except (NoMountError, RefusedError, ProtocolError, OSError) as error:
         text = error.strerror if isinstance(error, RefusedError) else str(error)
         click.echo(f"slsctl: {text}", err=True)
@@ -155,7 +177,7 @@ def partadd(
         partition.write(File.BACKEND, chosen.encode())
         partition.write(File.MODE, (Mode.DELTA if delta else Mode.FULL).encode())
         partition.write(File.PERIOD, str(period).encode())
-    except RefusedError:
+    except (RefusedError, KeyboardInterrupt):
         partition.delete()
         raise
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -207,3 +208,23 @@ def test_a_bare_python_goes_on_in_the_own_environment(mounted: Mounted) -> None:
         assert outcome.returncode == 0, outcome.stderr
     else:
         assert "scripts/setup.sh" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "status"),
+    [("click", ["ps"], -signal.SIGINT), ("numpy", ["dump", "/dev/null"], 128 + signal.SIGINT)],
+    ids=["at-start", "in-a-command"],
+)
+def test_an_interrupt_is_quiet(tmp_path: Path, module: str, words: list[str], status: int) -> None:
+    """In the middle of an import, which is what slsctl does most of the time."""
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    outcome = subprocess.run(
+        [sys.executable, str(LAUNCHER), *words],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (outcome.returncode, outcome.stderr.strip(), outcome.stdout) == (status, "", "")
