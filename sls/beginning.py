@@ -23,11 +23,13 @@ class Beginning:
         self._store = store
         self._oid = oid
         self._serial = 0
+        self._objects: set[int] = set()
         self._transaction: Transaction | None = None
 
     def keep(self, wanted: KeepRunning, parent: int | None) -> None:
         """Keep memory of a running task. Raises TaskDiedError, SlosError, OSError."""
         transaction = self._of(wanted.serial, parent)
+        self._objects.add(wanted.what.object_id)
         numbers = write_holes(transaction, wanted.what)
 
         def fill(first: int, view: memoryview) -> None:
@@ -41,6 +43,8 @@ class Beginning:
         if not captured.is_continued:
             self.drop()
         transaction = self._of(captured.serial, parent)
+        for object_id in self._objects - {one.object_id for one in captured.objects}:
+            transaction.remove(object_id)  # of a task that has ended before the stop
         self._transaction = None
         return transaction
 
@@ -49,6 +53,7 @@ class Beginning:
             self.drop()
             self._transaction = self._store.begin(self._oid, parent=parent)
             self._serial = serial
+            self._objects = set()
         return self._transaction
 
     def drop(self) -> None:

@@ -63,7 +63,10 @@ _not_ours: int | None = None  # and guard pages, where the kernel tells them
 
 _DENSE_BYTES: Final = 1 << 20  # a shorter stretch is not worth a call of its own
 _DENSE_GAP_BYTES: Final = 1 << 21  # what one page table maps: to arm a hole in it costs no memory
-_MANY_BYTES: Final = 4 << 20  # written at once: worth asking which of it is gone
+_MANY_BYTES: Final = (
+    4 << 20
+)  # written at once, in ranges of some length: worth asking which of it is gone
+_LONG_BYTES: Final = 1 << 18
 
 
 class Changes(NamedTuple):
@@ -252,15 +255,27 @@ class PageTracker:
             if written is None:
                 self._dense.remove((start, end))
                 continue
-            if array_bytes(written) > _MANY_BYTES:
-                populated, _, _ = self._populated(start, end)
-                all_written = as_list(written)
-                gone += difference(all_written, populated)
-                written = as_array(intersection(all_written, populated))
-            pieces.append(written)
+            scattered, gone_here = self._without_gone(written)
+            pieces.append(scattered)
+            gone += gone_here
         for start, end in self._witnesses.missing(self.pid, self._dense):
             gone += self._look_for_table(start, end)
         return pieces, gone
+
+    def _without_gone(self, written: RangeArray) -> tuple[RangeArray, Ranges]:
+        """Written pages of the dense without those of long ranges that are gone, which need no copy; and these.
+
+        Where nothing is, zeros would be copied: it is worth asking only of much that lies together.
+        """
+        is_long = written[:, 1] - written[:, 0] >= np.uint64(_LONG_BYTES)
+        if array_bytes(written[is_long]) <= _MANY_BYTES:
+            return written, []
+        kept, gone = [written[~is_long]], []
+        for start, end in as_list(written[is_long]):
+            populated, _, _ = self._populated(start, end)
+            kept.append(as_array(populated))
+            gone += difference([(start, end)], populated)
+        return np.concatenate(kept), gone
 
     def _look_for_table(self, start: int, end: int) -> Ranges:
         """What is gone of memory whose page table may be. Without a present page it joins the rest."""

@@ -100,6 +100,7 @@ class Tracing:
             0,
             0,
         )  # serial and epoch of the newest generation made from a capture
+        self._last_objects: set[int] = set()
         self._source_epoch = 0
         self._base_was_deleted = False
         self._base_lock = threading.Lock()  # guards these, from the look at the base to the commit
@@ -269,13 +270,15 @@ class Tracing:
             memoryview(memory) as view,
         ):
             with self._beginning.take(captured, parent) as transaction:
-                self._drop_stale(transaction, captured, parent)
+                if parent is not None:
+                    self._drop_stale(transaction, captured)
                 transaction.put(MANIFEST_OBJECT, captured.image)
                 for one in captured.objects:
                     write_object(transaction, one, view)
                 name = self._names.pop(captured.serial, "")
                 info = transaction.commit(wait=False, name=name, note=_note(captured, files))
         self._last = (captured.serial, info.epoch)
+        self._last_objects = {one.object_id for one in captured.objects}
         self._base_was_deleted = False
         return Committed(info.epoch, captured, _times(info.epoch, captured, received_ns))
 
@@ -314,14 +317,10 @@ class Tracing:
             self._base_was_deleted = True
         self.tell_quietly(Rebase())
 
-    def _drop_stale(self, transaction: Transaction, captured: Captured, parent: int | None) -> None:
-        """Remove the parent's objects that this capture no longer has: of processes that ended."""
-        if parent is None:
-            return
-        present = {one.object_id for one in captured.objects} | {MANIFEST_OBJECT}
-        for old in self._store.objects(self._oid, parent):
-            if old.object_id not in present:
-                transaction.remove(old.object_id)
+    def _drop_stale(self, transaction: Transaction, captured: Captured) -> None:
+        """Remove the objects of the generation before that this capture no longer has: of processes that ended."""
+        for object_id in self._last_objects - {one.object_id for one in captured.objects}:
+            transaction.remove(object_id)
 
     # --- contents for a restore ---
 

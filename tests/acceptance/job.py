@@ -130,7 +130,9 @@ class Job:
             _send(signal.SIGKILL, members)
             self.forget_child()
             _reap(members)
-        self.wait_for(lambda: not self.members(), "the end of the members")
+        self.wait_for(
+            lambda: not self.members() and not any(map(is_alive, members)), "the end of the members"
+        )  # a child of one that has ended is no member any more, and may be about to end still
 
     def forget_child(self) -> None:
         """Wait for the child of ours that a restore with `kill` has ended."""

@@ -34,8 +34,9 @@ class Source(NamedTuple):
 
     def commit(self, serial: int, *, is_continued: bool) -> bytes:
         """What the generation of the capture holds of the memory."""
+        objects = (CapturedBytes(OBJECT, 0, b"", b""),)
         captured = Captured(
-            serial=serial, base=0, image=b"", objects=(), pids=(), losses=(), stop_ns=0,
+            serial=serial, base=0, image=b"", objects=objects, pids=(), losses=(), stop_ns=0,
             stages_ns={}, pages=0, started_ns=0, is_continued=is_continued,
         )  # fmt: skip
         with self.beginning.take(captured, None) as transaction:
@@ -69,6 +70,17 @@ def test_what_is_not_continued_is_dropped(source: Source) -> None:
     kept = source.commit(3, is_continued=True)
     assert kept[: 5 * PAGE_BYTES] == bytes(5 * PAGE_BYTES)
     assert kept[5 * PAGE_BYTES : 6 * PAGE_BYTES] == source.memory[5 * PAGE_BYTES : 6 * PAGE_BYTES]
+
+
+def test_an_object_that_the_stop_has_not_found_is_removed(source: Source) -> None:
+    source.beginning.keep(source.wanted(1, 0, 5), None)
+    captured = Captured(
+        serial=1, base=0, image=b"", objects=(), pids=(), losses=(), stop_ns=0,
+        stages_ns={}, pages=0, started_ns=0, is_continued=True,
+    )  # fmt: skip
+    with source.beginning.take(captured, None) as transaction:
+        epoch = transaction.commit().epoch
+    assert not source.store.objects(1, epoch)
 
 
 def test_the_end_of_the_task_is_told(source: Source) -> None:
