@@ -16,6 +16,7 @@ from sls.errors import MissedObservationError, SlsError, TaskDiedError
 from sls.freeze import Frozen
 from sls.image import FIRST_MEMORY_OBJECT, Image
 from sls.pages import CopyBuffer
+from sls.priority import Hurry
 from sls.ranges import array_bytes
 from sls.reading import FIRST_CONTENT_OBJECT, Reading
 from sls.resources import PROCESS_STATES
@@ -237,7 +238,7 @@ class _Take:
     ) -> Reading:
         lap = self._clock.lap
         self._tracer.begin(is_asking=is_asking)
-        with ExitStack() as cleanup:
+        with Hurry(), ExitStack() as cleanup:
             frozen = cleanup.enter_context(self._tracer.frozen(self._members))
             lap("freeze")
             session = Session(
