@@ -191,9 +191,10 @@ class Frozen:
         except TaskDiedError:
             return False
         except PermissionError as error:
-            if self._explain_refusal(pid, tid, error) and is_last:
-                self.zombies.add(pid)
-            return False
+            if not _is_ours(pid, tid):  # else born so: CLONE_PTRACE with CLONE_UNTRACED, clone(2)
+                if self._explain_refusal(pid, tid, error) and is_last:
+                    self.zombies.add(pid)
+                return False
         self._tids[tid] = pid
         return True
 
@@ -304,10 +305,17 @@ _strays: set[int] = set()  # interrupted, but asleep uninterruptibly until now
 
 
 def let_go_strays() -> None:
-    """Detach tasks that did not stop in time when they were asked to, and have stopped since."""
+    """Detach tasks that did not stop in time when they were asked to, or were born traced, and have stopped since.
+
+    To be called while nothing is frozen.
+    """
     for tid in list(_strays):
         if _is_let_go(tid) or _is_let_go_once_stopped(tid, 0.0):
             _strays.discard(tid)
+    with suppress(ChildProcessError):
+        while found := syscalls.next_trapped():
+            with suppress(TaskDiedError):
+                syscalls.detach(*found)
 
 
 def _is_let_go(tid: int) -> bool:
@@ -332,6 +340,15 @@ def _is_let_go_once_stopped(tid: int, timeout_s: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _is_ours(pid: int, tid: int) -> bool:
+    """Whether this process traces a living task."""
+    try:
+        status = proc.status(pid, tid)
+    except TaskDiedError:
+        return False
+    return status["State"][0] not in "ZX" and status["TracerPid"] == str(os.getpid())
 
 
 def _is_uninterruptible(tid: int) -> bool:

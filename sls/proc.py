@@ -501,6 +501,12 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+def most_open_files() -> int:
+    """RLIMIT_NOFILE can be no higher, whoever asks (proc_sys_fs(5), nr_open)."""
+    with open("/proc/sys/fs/nr_open", encoding="ascii") as file:
+        return int(file.read())
+
+
 def boot_time_s() -> int:
     """When the machine started, in seconds since the epoch."""
     with open("/proc/stat", encoding="ascii") as file:

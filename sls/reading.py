@@ -7,6 +7,7 @@ a resource `can_wait` with, if the process has the shape (threads, descriptors) 
 
 import os
 import platform
+import resource
 import time
 from collections.abc import Container, Iterator
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from sls import proc, syscalls
+from sls.errors import UnsupportedResourceError
 from sls.freeze import FrozenThread
 from sls.image import DescriptorImage, Image, ProcessImage, ThreadImage
 from sls.proc import FdInfo
@@ -34,6 +36,7 @@ from sls.resources import (
 )
 from sls.session import Session, Shape
 
+_OWN_FILES: Final = 256  # besides, at most: channels, buffers, what is opened for a moment
 FIRST_CONTENT_OBJECT: Final = 1 << 32  # object numbers of contents other than private memory
 
 State = Any  # a ProcessState or a ThreadState
@@ -53,7 +56,9 @@ class Reading:
         self.ctx = CaptureContext(session.processes, FIRST_CONTENT_OBJECT)
         cleanup.callback(self.ctx.close_adopted)
         self._tables: dict[int, tuple[DescriptorImage, ...]] = {}
-        self._alike: dict[tuple[bytes, int], list[OpenFile]] = {}  # link and flags → descriptions
+        self._alike: dict[
+            tuple[bytes, int], list[OpenFile]
+        ] = {}  # link and flags → descriptions, in the kernel's order
         self._files: dict[int, Any] = {}  # file id → record
         self._records: dict[tuple[int, State], Any] = {}  # (tid, state) → record
         self._zombies = list(self._read_zombies())
@@ -183,6 +188,19 @@ class Reading:
             self._tables[process.pid] = tuple(
                 self._descriptor(process, fd) for fd in _descriptors(process)
             )
+        self._refuse_too_many()
+
+    def _refuse_too_many(self) -> None:
+        """All descriptions are held at once, by a capture and by a restore, in one process."""
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        count = len(self.ctx.files)
+        if count + _OWN_FILES > most:
+            raise UnsupportedResourceError(
+                max(self._tables, key=lambda pid: len(self._tables[pid])),
+                "descriptors",
+                f"{count} files are open in all, and the filesystem's daemon may hold {most}; "
+                "raise its limit of open files (RLIMIT_NOFILE), or close some",
+            )
 
     def _descriptor(self, process: CapturedProcess, fd: int) -> DescriptorImage:
         target = process.link(f"fd/{fd}")
@@ -199,14 +217,22 @@ class Reading:
         )
 
     def _file_id(self, process: CapturedProcess, fd: int, target: bytes, info: FdInfo) -> int:
-        """The number of the open file description; kcmp(2) tells which descriptors share one."""
+        """The number of the open file description; kcmp(2) tells which descriptors share one, and orders the others."""
         alike = self._alike.setdefault((target, info.flags & ~os.O_CLOEXEC), [])
-        for known in alike:
+        first, last = 0, len(alike)
+        while first < last:
+            middle = (first + last) // 2
+            known = alike[middle]
             two = (known.pid, process.tid, syscalls.KCMP_FILE, known.fd, fd)
-            if process.looks.of(two, partial(syscalls.kcmp, *two)) == 0:
+            order = process.looks.of(two, partial(syscalls.kcmp, *two))
+            if order == syscalls.KCMP_EQUAL:
                 return known.file_id
+            if order == syscalls.KCMP_LESS:
+                first = middle + 1
+            else:
+                last = middle
         file = OpenFile(process, fd, target, info, len(self.ctx.files) + 1)
-        alike.append(file)
+        alike.insert(first, file)
         self._cleanup.callback(file.close)
         self.ctx.files[file.file_id] = file
         return file.file_id

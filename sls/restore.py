@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from sls import proc, syscalls
 from sls.blank import BlankProcess, Forest
+from sls.descriptor_moves import moves
 from sls.image import Image, ProcessImage
 from sls.numbers import wait_for_numbers
 from sls.ranges import difference, intersection
@@ -82,13 +83,9 @@ class _Restore:
     ) -> None:
         self._image = image
         self._contents = contents
-        highest = max(
-            (entry.fd for process in image.processes for entry in process.descriptors), default=2
-        )
         self._ctx = RestoreContext(
             contents,
             is_same_boot=image.boot_id == proc.boot_id(),
-            first_free_fd=max(highest + 1, 64),
             terminal=terminal,
             owner=owner,
         )
@@ -190,25 +187,30 @@ class _Restore:
         calls = [
             call("pidfd_getfd", self._own_pidfd, self._ctx.descriptor(one), 0) for one in wanted
         ]
-        low = [reply.check() for reply in run(calls)]
-        free = self._ctx.first_free_fd
-        high = [
-            reply.check() for reply in run([call("fcntl", fd, fcntl.F_DUPFD, free) for fd in low])
-        ]
-        run([call("close", fd) for fd in low])
-        return dict(zip(wanted, high, strict=True))
+        numbers = [reply.check() for reply in run(calls)]
+        return dict(zip(wanted, numbers, strict=True))
 
     def _descriptor_tables(self) -> None:
         for process in self._living:
             late = self._late_sources(process)
-            calls = [
-                call(
-                    "dup3",
-                    late.get(entry.file_id) or self._ctx.descriptor(entry.file_id),
-                    entry.fd,
-                    os.O_CLOEXEC if entry.close_on_exec else 0,
-                )
+            places = {
+                entry.fd: late[entry.file_id]
+                if entry.file_id in late
+                else self._ctx.descriptor(entry.file_id)
                 for entry in process.descriptors
+            }
+            closing = {
+                entry.fd: os.O_CLOEXEC if entry.close_on_exec else 0
+                for entry in process.descriptors
+            }
+            calls = [
+                call("dup3", place, fd, closing.get(fd, os.O_CLOEXEC))
+                for place, fd in moves(places)
+            ]
+            calls += [
+                call("fcntl", fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC if closing[fd] else 0)
+                for fd, place in places.items()
+                if fd == place
             ]
             position = 0
             for fd in sorted(entry.fd for entry in process.descriptors):
@@ -315,7 +317,7 @@ class _Restore:
         syscalls.set_sigmask(pid, (1 << 64) - 1)
 
     def _remove_arena(self, blank: BlankProcess) -> None:
-        """munmap(2) of the arena, by one step over a `syscall` instruction of the vdso."""
+        """munmap(2) of the arena, by a `syscall` instruction of the vdso."""
         registers = syscalls.get_registers(blank.pid)
         registers.rip = _syscall_instruction(self._image, blank.pid)
         registers.rax = syscalls.SYSCALL_NUMBERS["munmap"]
@@ -325,8 +327,7 @@ class _Restore:
         )
         registers.orig_rax = (1 << 64) - 1
         syscalls.set_registers(blank.pid, registers)
-        syscalls.single_step(blank.pid)
-        syscalls.wait_stop(blank.pid)
+        syscalls.step_over_call(blank.pid)
         assert syscalls.get_registers(blank.pid).rax == 0, "the arena was mapped"
 
     def _let_go(self, stopped: bool) -> None:

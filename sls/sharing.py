@@ -19,11 +19,11 @@ _KINDS: Final = {
     syscalls.KCMP_FS: ("directories", "its root, cwd and umask (CLONE_FS)"),
 }
 _CODE_32_BIT: Final = 0x23  # code segment of a program in compatibility mode
-_LESS, _GREATER = 1, 2
 
 
 def _order(kind: int, left: int, right: int) -> int:
-    return {0: 0, _LESS: -1, _GREATER: 1}.get(syscalls.kcmp(left, right, kind), 1)
+    found = syscalls.kcmp(left, right, kind)
+    return {syscalls.KCMP_EQUAL: 0, syscalls.KCMP_LESS: -1}.get(found, 1)
 
 
 def refuse_shared(processes: Iterable[FrozenProcess]) -> None:

@@ -40,7 +40,7 @@ from ptrace.binding.func import (
     PTRACE_SETOPTIONS,
     PTRACE_SETREGS,
     PTRACE_SETREGSET,
-    PTRACE_SINGLESTEP,
+    PTRACE_SYSCALL,
 )
 from ptrace.binding.func import ptrace as _ptrace
 from ptrace.binding.linux_struct import user_regs_struct
@@ -143,11 +143,6 @@ def interrupt(tid: int) -> None:
 def resume(tid: int, signal: int = 0) -> None:
     """PTRACE_CONT, delivering `signal` if not 0."""
     _trace(PTRACE_CONT, tid, 0, signal)
-
-
-def single_step(tid: int) -> None:
-    """PTRACE_SINGLESTEP."""
-    _trace(PTRACE_SINGLESTEP, tid)
 
 
 def detach(tid: int, signal: int = 0) -> None:
@@ -318,6 +313,25 @@ def wait_stop(tid: int, timeout_s: float = STOP_TIMEOUT_S) -> Stop:
         signal.sigtimedwait({signal.SIGCHLD}, deadline - now + 0.001)
 
 
+def step_over_call(tid: int) -> None:
+    """Run the `syscall` instruction that comes next; `tid` stops behind it.
+
+    PTRACE_SINGLESTEP would end in a forced SIGTRAP, which resets an action that is ignored or a signal that is blocked
+    (force_sig_info_to_task() in kernel/signal.c).
+    """
+    for _ in ("entry", "exit"):
+        _trace(PTRACE_SYSCALL, tid)
+        wait_stop(tid)
+
+
+def next_trapped() -> tuple[int, int] | None:
+    """A tracee of this thread that stands in a stop nobody has waited for, and the signal it is about to get, or 0."""
+    while found := os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG | WALL):
+        if found.si_code == os.CLD_TRAPPED:
+            return found.si_pid, 0 if found.si_status >> 8 else found.si_status
+    return None
+
+
 # --- memory of another process --------------------------------------------------------------------------------------
 
 _IOV_MAX = 1024
@@ -435,6 +449,7 @@ def address_of(memory: mmap.mmap) -> int:
 # --- descriptors and identity ---------------------------------------------------------------------------------------
 
 KCMP_FILE, KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND, KCMP_IO, KCMP_SYSVSEM = range(7)
+KCMP_EQUAL, KCMP_LESS, KCMP_GREATER = range(3)
 
 
 def syscall(name: str, *args: int) -> int:
@@ -464,7 +479,7 @@ def syscall_on(name: str, *args: int | bytes | bytearray) -> int:
 
 
 def kcmp(pid1: int, pid2: int, kind: int, index1: int = 0, index2: int = 0) -> int:
-    """kcmp(2): 0 equal, 1 less, 2 greater in an order the kernel keeps until reboot."""
+    """kcmp(2): KCMP_EQUAL, KCMP_LESS or KCMP_GREATER, in an order the kernel keeps until reboot."""
     return syscall("kcmp", pid1, pid2, kind, index1, index2)
 
 

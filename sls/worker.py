@@ -413,13 +413,22 @@ def _prepare_process() -> None:
 
     Descriptors of all members may be held at once, so as many as can be had are allowed.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _allow_many_files()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     syscalls.become_tracer()
     syscalls.syscall("prctl", 36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     gc.disable()
     gc.freeze()
+
+
+def _allow_many_files() -> None:
+    """As many descriptors as the kernel allows anyone; without CAP_SYS_RESOURCE, as the mount's daemon was allowed."""
+    most = proc.most_open_files()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except ValueError:  # Python's word for EPERM
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def main(fd: int, gate_fd: int) -> None:

@@ -401,6 +401,7 @@ class Owner(NamedTuple):
 
 
 ROOT: Final = Owner(0, 0)
+_FIRST_INHERITED: Final = 64  # numbers below are the restorer's own
 
 
 class RestoreContext:
@@ -411,13 +412,11 @@ class RestoreContext:
         contents: ContentReader,
         *,
         is_same_boot: bool,
-        first_free_fd: int,
         terminal: Sequence[int] = (),
         owner: Owner = ROOT,
     ) -> None:
         self.contents = contents
         self._owner = owner
-        self.first_free_fd = first_free_fd
         self.is_same_boot = is_same_boot
         self.terminal = tuple(
             terminal
@@ -449,8 +448,8 @@ class RestoreContext:
         return fd
 
     def inheritable(self, fd: int) -> int:
-        """A duplicate that the processes inherit, numbered above every descriptor of theirs; `fd` may be closed."""
-        high = fcntl.fcntl(fd, fcntl.F_DUPFD, self.first_free_fd)
+        """A duplicate that the processes inherit; `fd` may be closed."""
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD, _FIRST_INHERITED)
         return self.opened(high)
 
     def on_failure(self, remove: "Callable[[], object]") -> None:

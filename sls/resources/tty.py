@@ -44,7 +44,6 @@ _CURRENT: Final = os.makedev(5, 0)  # /dev/tty
 _TTY_MAJORS: Final = (4, 5, *range(136, 144), 204, 229)
 _SLAVE_MAJORS: Final = range(136, 144)
 _STANDARD_ERROR: Final = 2
-_NUMBER_TRIES: Final = 4096
 
 # asm-generic/ioctls.h
 _WINSIZE_BYTES: Final = 8
@@ -267,13 +266,13 @@ def find_terminal(ctx: CaptureContext, device: int, path: bytes) -> Terminal:
         changed_ns = os.stat(path).st_ctime_ns
     except FileNotFoundError:
         changed_ns = 0
+    inside = ctx.once("slaves of masters inside", lambda: _slaves_inside(ctx))
+    return Terminal(path=path, device=device, changed_ns=changed_ns, is_inside=path in inside)
+
+
+def _slaves_inside(ctx: CaptureContext) -> set[bytes]:
     masters = (file for file in ctx.files.values() if "tty-index" in file.info)
-    return Terminal(
-        path=path,
-        device=device,
-        changed_ns=changed_ns,
-        is_inside=any(path == b"/dev/pts/%d" % int(file.info["tty-index"]) for file in masters),
-    )
+    return {b"/dev/pts/%d" % int(file.info["tty-index"]) for file in masters}
 
 
 # --- restore --------------------------------------------------------------------------------------------------------
@@ -286,31 +285,29 @@ def _set(fd: int, settings: Settings) -> None:
 
 
 def pair(ctx: RestoreContext, index: int) -> int:
-    """The master of a new pair, numbered `index` if possible: the lowest free number is given each time."""
+    """The master of a new pair, numbered `index` if possible."""
+    return ctx.once(("pty", index), lambda: _numbered(ctx, index))
 
-    def make() -> int:
-        passed = []
+
+def _numbered(ctx: RestoreContext, index: int) -> int:
+    """The lowest free number is given each time: pairs below are kept for those that want their numbers."""
+    passed: dict[int, int] = ctx.once("ptys passed", dict)
+    while index not in passed:
         try:
-            for _ in range(_NUMBER_TRIES):
-                fd = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-                given = _read_int(fd, _TIOCGPTN)
-                if given >= index:
-                    break
-                passed.append(fd)
+            fd = ctx.opened(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
         except OSError as error:
             raise RestoreConflictError(
                 f"/dev/ptmx: {error.strerror}; close terminals and restore again",
                 error.errno or errno.ENOSPC,
             ) from error
-        finally:
-            for one in passed:
-                os.close(one)
-        if given != index:
+        given = _read_int(fd, _TIOCGPTN)
+        if given > index:
             ctx.note("terminal", f"/dev/pts/{index} is in use; it is /dev/pts/{given} now")
-        fcntl.ioctl(fd, _TIOCSPTLCK, struct.pack("=i", 0))
-        return ctx.opened(fd)
-
-    return ctx.once(("pty", index), make)
+            given = index
+        passed[given] = fd
+    fd = passed.pop(index)
+    fcntl.ioctl(fd, _TIOCSPTLCK, struct.pack("=i", 0))
+    return fd
 
 
 def open_slave(master: int, flags: int) -> int:

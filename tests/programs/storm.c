@@ -3,7 +3,9 @@
 #include "protocol.h"
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 static void fork_once(char **argv)
@@ -13,6 +15,16 @@ static void fork_once(char **argv)
     if (!pid)
         _exit(7);
     expect("child", pid > 0 && waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 7);
+}
+
+/* Without a word to the tracer of its parent, which becomes its own. */
+static void fork_traced(char **argv)
+{
+    int status;
+    pid_t pid = syscall(SYS_clone, CLONE_PTRACE | CLONE_UNTRACED | SIGCHLD, NULL, NULL, NULL, NULL);
+    if (!pid)
+        _exit(6);
+    expect("traced child", pid > 0 && waitpid(pid, &status, __WALL) == pid && WEXITSTATUS(status) == 6);
 }
 
 static void vfork_once(char **argv)
@@ -93,7 +105,7 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(char **);
-    } cases[] = {{"fork", fork_once},   {"vfork", vfork_once}, {"thread", start_thread},
+    } cases[] = {{"fork", fork_once},   {"fork-traced", fork_traced},   {"vfork", vfork_once}, {"thread", start_thread},
                  {"map", map_once},     {"open", open_once}, {"exec", run_anew},    {"exec-threads", run_anew_from_thread},
                  {"long-vfork", sleep_in_vfork}};
     if (argc < 4) {

@@ -104,7 +104,7 @@ def capture_connection(
     other = table.ends.get(_route(remote, end.local))
     if other is not None and other.file is not file:
         return _joined(table, file, view, state, other)
-    if _is_waiting(table, end, remote):
+    if remote.port in table.listening_ports and end.local.port in _not_accepted(ctx, remote.port):
         return _waiting(file, view, end, remote)
     ctx.lose(
         file.pid,
@@ -160,16 +160,16 @@ def _waiting(
     return TcpConnection(fate=Fate.WAITING, end=end, remote=remote)
 
 
-def _is_waiting(table: _Table, end: TcpEnd, remote: InetAddress) -> bool:
-    """Whether the other end exists without a descriptor, on the port of a listener inside."""
-    if remote.port not in table.listening_ports:
-        return False
-    return any(
-        one.remote_port == end.local.port
-        and not one.inode
-        and one.state == sock_diag.TCP_ESTABLISHED
-        for family in (socket.AF_INET, socket.AF_INET6)
-        for one in sock_diag.tcp_sockets(family, remote.port)
+def _not_accepted(ctx: CaptureContext, port: int) -> set[int]:
+    """Remote ports of connections without a descriptor, on the port of a listener inside."""
+    return ctx.once(
+        ("tcp connections that wait", port),
+        lambda: {
+            one.remote_port
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for one in sock_diag.tcp_sockets(family, port)
+            if not one.inode and one.state == sock_diag.TCP_ESTABLISHED
+        },
     )
 
 
