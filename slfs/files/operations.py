@@ -109,6 +109,9 @@ class FileOperations:
         self._live: dict[int, LiveFiles] = {}
         self._views = Views()
         self._lookups: dict[int, int] = {}
+        self._lives: dict[
+            int, int
+        ] = {}  # node of a directory → how often a rollback brought it back
         self._directories: dict[int, _OpenDirectory] = {}
         self._next_handle = _DIRECTORY_HANDLE
         self._flusher = Flusher(self._live)
@@ -182,6 +185,7 @@ class FileOperations:
             return entry
         entry = EntryAttributes()
         entry.st_ino = InodeT(node & ~INO_MASK | inode.ino)
+        entry.generation = self._lives.get(entry.st_ino, 0)
         entry.st_mode = pyfuse3.ModeT(inode.mode)
         entry.st_nlink = inode.nlink
         entry.st_uid = inode.uid
@@ -567,6 +571,10 @@ class FileOperations:
             ino = node & INO_MASK
             for name in _changed_names(old, new, ino):
                 _quietly(pyfuse3.invalidate_entry, node, name)
+            if _is_brought_back(old, new, ino):
+                # The kernel makes nothing in a directory that was removed: it is to know another one.
+                self._lives[node] = self._lives.get(node, 0) + 1
+                new.get(ino).reply = None
         for node in known:
             _quietly(pyfuse3.invalidate_inode, node)
 
@@ -584,6 +592,19 @@ def _is_stranger(inode: Inode, ctx: RequestContext) -> bool:
 def _changed_names(old: Tree, new: Tree, ino: int) -> list[bytes]:
     before, after = _names(old, ino), _names(new, ino)
     return [name for name, target in before.items() if after.get(name) != target]
+
+
+def _is_brought_back(old: Tree, new: Tree, ino: int) -> bool:
+    """Whether it is a directory that had been removed."""
+    return _is_directory(new, ino) and not _is_directory(old, ino)
+
+
+def _is_directory(tree: Tree, ino: int) -> bool:
+    try:
+        inode = tree.get(ino)
+    except (OSError, SlosError):
+        return False
+    return inode.is_directory and inode.nlink > 0
 
 
 def _names(tree: Tree, ino: int) -> dict[bytes, int]:

@@ -102,9 +102,12 @@ class Job:
             raise AssertionError(f"{file}: {error}\n{self.log()}") from error
 
     def _write_once(self, file: str, words: object) -> None:
-        # a buffered file writes again at its close what was refused
-        with (self.partition / file).open("wb", buffering=0) as control:
-            control.write(f"{words}\n".encode())
+        # a buffered file writes again at its close what was refused, a raw one takes EAGAIN for no error
+        control = os.open(self.partition / file, os.O_WRONLY)
+        try:
+            os.write(control, f"{words}\n".encode())
+        finally:
+            os.close(control)
 
     def attach(self) -> None:
         self.write("attach", self.pid)

@@ -227,3 +227,22 @@ def test_restore_with_kill_over_one_that_forks_in_a_loop(job: Job) -> None:
     job.restore()
     for _ in range(5):
         job.restore("kill")
+
+
+def test_a_removed_directory_is_back_for_whom_holds_it(job: Job) -> None:
+    """The kernel remembers a directory that was removed as long as anybody has it open."""
+    folder = job.partition / "files" / "folder"
+    folder.mkdir()
+    job.start("sleep", 1000)
+    job.checkpoint()
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        for _ in range(2):
+            folder.rmdir()
+            job.kill()
+            job.restore()
+            (folder / "file").write_text("made")
+            assert (folder / "file").read_text() == "made"
+            (folder / "file").unlink()
+    finally:
+        os.close(held)
