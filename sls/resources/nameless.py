@@ -208,13 +208,24 @@ def _make(ctx: RestoreContext, inode: Nameless) -> int:
         ) from error
     try:
         if inode.kind is not NamelessKind.POSIX or not _is_in_use(ctx, inode, fd):
-            _fill(ctx, inode, fd)
+            _fill_or_refuse(ctx, inode, fd)
         if inode.kind is NamelessKind.TMPFILE:
             original = ctx.opened(os.dup(fd))
             ctx.once(("original", inode.content.object_id), lambda: original)
         return ctx.opened(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
     finally:
         os.close(fd)
+
+
+def _fill_or_refuse(ctx: RestoreContext, inode: Nameless, fd: int) -> None:
+    try:
+        _fill(ctx, inode, fd)
+    except OSError as error:
+        raise RestoreConflictError(
+            f"the {inode.content.size_bytes} bytes of {inode.name.decode(errors='replace') or 'shared memory'} "
+            f"cannot be written: {error.strerror}; make room for them and restore again",
+            error.errno or errno.EIO,
+        ) from error
 
 
 def _fill(ctx: RestoreContext, inode: Nameless, fd: int) -> None:

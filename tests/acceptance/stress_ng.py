@@ -9,8 +9,9 @@ import enum
 import os
 import re
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,7 +19,7 @@ from typing import Final, NamedTuple
 from tests.acceptance.job import adopting_orphans
 from tests.mounts import load, wait_until
 
-LONGER: Final = 5  # times the time, for one that has ended before its checkpoint was taken
+LONGER: Final = (5, 20)  # times the time, for one that has ended before its checkpoint was taken
 END_S: Final = 15.0  # beyond its time: what has not ended then is hung
 START_S: Final = 10.0
 _SAID: Final = re.compile(r"stress-ng: (?:fail|error|warn|info): +\[\d+\] (.*)")
@@ -32,6 +33,33 @@ _DULL: Final = (
     "failed: ",
 )
 _LOGGED: Final = re.compile(r"generation \d+: ((?:pid \d+: )?[^:]+: .*)")
+_ENDED: Final = re.compile(
+    "pid [0-9]+ has ended; detach it|has no live member|does not exist any more"
+)
+# these take all they can get: a little less, or as root does not get it
+_BOUNDED: Final = {
+    "fallocate": ("--fallocate-bytes", "32M"),
+    "forkheavy": ("--forkheavy-procs", "64", "--forkheavy-allocs", "64"),
+    "hdd": ("--hdd-bytes", "16M"),
+    "iomix": ("--iomix-bytes", "16M"),
+    "loadavg": ("--loadavg-max", "64"),
+    "mlockmany": ("--mlockmany-procs", "16", "--pathological"),
+    "oom-pipe": ("--pathological",),
+    "revio": ("--revio-bytes", "16M"),
+    "zombie": ("--zombie-max", "256"),
+}
+_LIMITED: Final = {  # options of prlimit(1)
+    "bigheap": ("--as=536870912",),
+    "brk": ("--as=536870912",),
+    "mmapfork": ("--as=536870912",),
+    "oom-pipe": ("--nofile=64",),
+    "resources": ("--as=536870912", "--nofile=256"),
+    "stack": ("--as=536870912",),
+}
+_AS_NOBODY: Final = ("exec", "spawn")  # they refuse to run as root
+_NOBODY: Final = 65534
+# what would reach the machine beyond the namespaces of the run
+_WITHOUT: Final = "-sys_boot,-sys_module,-sys_pacct,-sys_time,-syslog,-wake_alarm"
 _JOIN: Final = 'echo 0 > "$1/cgroup.procs" && shift && exec "$@"'
 
 
@@ -43,6 +71,7 @@ class Outcome(enum.Enum):
     WRONG = "came back wrong"
     HUNG = "hung"
     NOT_HERE = "does not run here"
+    NOT_TRIED = "not tried"
 
 
 class Result(NamedTuple):
@@ -76,16 +105,28 @@ class Group:
         with adopting_orphans():
             (self.path / "cgroup.freeze").write_text("1")
             wait_until(self._is_frozen)
-            killed = self._pids()
             (self.path / "cgroup.kill").write_text("1")
-            wait_until(lambda: not self._pids() and all(map(_is_gone, killed)))
+            wait_until(self._is_gone)
             (self.path / "cgroup.freeze").write_text("0")
+
+    def _is_gone(self) -> bool:
+        """Whether no number is in use; those that have ended are waited for where they are children of this process."""
+        there = [int(name) for name in os.listdir("/proc") if name.isdigit() and self._has(name)]
+        for pid in there:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        return not there
+
+    def _has(self, pid: str) -> bool:
+        """Whether it is a member: one that has ended is none any more, but is still known to have been."""
+        try:
+            groups = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return any(line.startswith("0::") and f"/{self.path.name}" in line for line in groups)
 
     def _is_frozen(self) -> bool:
         return "frozen 1" in (self.path / "cgroup.events").read_text()
-
-    def _pids(self) -> list[int]:
-        return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
 
     def is_removed(self) -> bool:
         """Take the group away, and those that its processes have made below it."""
@@ -96,20 +137,12 @@ class Group:
         return not self.path.exists()
 
 
-def _is_gone(pid: int) -> bool:
-    """Whether the number is free; where it is a child of this process, it is waited for."""
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    return not Path(f"/proc/{pid}").exists()
-
-
 @contextmanager
 def group(name: str) -> Iterator[Group]:
-    """A control group; when it is left, nothing of it lives."""
+    """A control group whose name begins so; when it is left, nothing of it lives."""
     hierarchy = unified_hierarchy()
     assert hierarchy is not None
-    made = Group(hierarchy / name)
-    made.path.mkdir()
+    made = Group(Path(tempfile.mkdtemp(prefix=name, dir=hierarchy)))
     try:
         yield made
     finally:
@@ -120,24 +153,41 @@ def group(name: str) -> Iterator[Group]:
 # --- one run ----------------------------------------------------------------------------------
 
 
-def tried(name: str, partition: Path, directory: Path, seconds: int) -> Result:
-    """Run one stressor: longer, where it ended too early; outside, where the partition's own tree is not enough."""
+def tried(
+    name: str,
+    partition: Path,
+    directory: Path,
+    seconds: int,
+    between: Callable[[], object] = lambda: None,
+) -> Result:
+    """Run one stressor: longer, where it ended too early; outside, where the partition's own tree is not enough.
+
+    `between` is called once it is killed and not restored yet.
+    """
     inside = partition / "files" / name
     inside.mkdir()
-    result = _once(name, partition, directory, inside, seconds)
-    if "has ended" in result.words or "has no live member" in result.words:
-        result = _once(name, partition, directory, inside, seconds * LONGER)
+    result = _once(name, partition, directory, inside, seconds, between)
+    for times in LONGER:
+        if _ENDED.search(result.words):
+            result = _once(name, partition, directory, inside, seconds * times, between)
     if result.outcome is Outcome.NOT_HERE:
-        result = _once(name, partition, directory, directory, seconds)
+        result = _once(name, partition, directory, directory, seconds, between)
     return result
 
 
-def _once(name: str, partition: Path, directory: Path, files: Path, seconds: int) -> Result:
-    with group(f"sls-stress-{os.getpid()}-{partition.name}") as members:
+def _once(
+    name: str,
+    partition: Path,
+    directory: Path,
+    files: Path,
+    seconds: int,
+    between: Callable[[], object],
+) -> Result:
+    with group(f"sls-stress-{partition.name}-") as members:
         run = _Run(name, partition, directory / "output", members, seconds)
         run.start(files)
         try:
-            outcome, words = run.judged()
+            outcome, words = run.judged(between)
         finally:
             run.end()
     return Result(name, outcome, " ".join(words.split()))
@@ -156,8 +206,14 @@ class _Run:
 
     def start(self, files: Path) -> None:
         """In its group and session."""
-        command = ["stress-ng", f"--{self._name}", "1", "--timeout", str(self._seconds)]
-        command += ["--verify", "-v", "--temp-path", str(files)]
+        command = ["setpriv", "--bounding-set", _WITHOUT]
+        if self._name in _AS_NOBODY:
+            os.chown(files, _NOBODY, _NOBODY)
+            command += ["--reuid", str(_NOBODY), "--regid", str(_NOBODY), "--clear-groups"]
+        if limits := _LIMITED.get(self._name):
+            command += ["prlimit", *limits]
+        command += ["stress-ng", f"--{self._name}", "1", "--timeout", str(self._seconds)]
+        command += ["--verify", "-v", "--temp-path", str(files), *_BOUNDED.get(self._name, ())]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 ["sh", "-c", _JOIN, "sh", str(self._group.path), *command],
@@ -168,7 +224,7 @@ class _Run:
                 start_new_session=True,
             )
 
-    def judged(self) -> tuple[Outcome, str]:
+    def judged(self, between: Callable[[], object]) -> tuple[Outcome, str]:
         """Checkpoint, kill, restore, wait for the end."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(self._seconds / 3)
@@ -183,6 +239,7 @@ class _Run:
             return self._unharmed()
         self._group.kill()
         self._process.wait()
+        between()
         try:
             self._write("restore", "daemon")
         except OSError:
@@ -235,5 +292,9 @@ class _Run:
         return None if found is None else int(found)
 
     def _write(self, file: str, words: str) -> None:
-        with (self._partition / file).open("wb", buffering=0) as control:
-            control.write(f"{words}\n".encode())
+        # os.write: a raw file of Python's takes EAGAIN for no error
+        control = os.open(self._partition / file, os.O_WRONLY)
+        try:
+            os.write(control, f"{words}\n".encode())
+        finally:
+            os.close(control)

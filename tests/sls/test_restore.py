@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -137,3 +138,22 @@ def test_what_is_missing_is_named_and_can_be_put_right(
 ) -> None:
     cause, words = CAUSES[name]
     assert words in conflict("needs.py", between=lambda: cause(tmp_path)).refusal
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 256 KiB in the program's directory."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256K", "small", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_no_room_for_a_deleted_file(conflict: Kept, small: Path) -> None:
+    def fill() -> Mend:
+        (small / "other").write_bytes(bytes(200_000))
+        return (small / "other").unlink
+
+    outcome = conflict("no_room.py", between=fill)
+    assert f"the 131072 bytes of {small}/deleted cannot be written: No space" in outcome.refusal
