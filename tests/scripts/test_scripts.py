@@ -1,8 +1,12 @@
 """The two commands that a newcomer types, as he types them."""
 
 import os
+import re
+import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,3 +81,34 @@ def test_the_demo_keeps_kills_and_brings_back(make_mount: MakeMount) -> None:
     for line in ("kill -9", "touch", "echo daemon >", "It went on where it was"):
         assert line in shown.stdout
     assert os.listdir(mounted.place / "partitions") == []
+
+
+@pytest.mark.root
+@pytest.mark.fuse
+@pytest.mark.parametrize("number", [0, 1], ids=["once", "continuous"])
+def test_a_session_of_the_readme_works_when_pasted(
+    make_mount: MakeMount, tmp_path: Path, number: int
+) -> None:
+    session = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[number]
+    mounted = make_mount("b").mount()
+    for old, new in (("cd /tmp\n", f"cd {tmp_path}\n"), ("/slfs/", f"{mounted.place}/")):
+        session = session.replace(old, new)
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        shell = subprocess.Popen(["bash", "-ec", session], stdout=file, start_new_session=True)
+    try:
+        assert shell.wait(timeout=120) == 0, output.read_text()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
+    assert re.search(r"^[0-9]+ [0-9]+$", output.read_text(), re.MULTILINE), (
+        "what `cat restore` says"
+    )
+    assert os.listdir(mounted.place / "partitions") == []
+    if number == 0:
+        counted = [int(line) for line in (tmp_path / "count.txt").read_text().split()]
+        assert counted[0] == 0
+        assert all(after <= before + 1 for before, after in pairwise(counted)), (
+            "a number is missing"
+        )
