@@ -13,12 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.job import READY, Job
-from tests.acceptance.test_real_programs import has_line, needs
+from tests.acceptance.test_real_programs import CYCLES, has_line, needs
 from tests.sls.driver import PROGRAMS
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
-
-CYCLES = 3
 
 
 def works_on(job: Job, *command: object) -> None:

@@ -15,6 +15,7 @@ from tests.sls.driver import PROGRAMS
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
+CYCLES = 3
 KEYS = 100_000
 KEYS_A_REQUEST = 1000
 
@@ -32,12 +33,12 @@ def has_line(job: Job, line: str) -> bool:
 
 
 def test_python_with_100_mib_and_dictionaries(job: Job) -> None:
-    """A checksum under way comes out right after two restores."""
+    """A checksum under way comes out right after three restores."""
     program = PROGRAMS / "checksum.py"
     command = [sys.executable, str(program), "0"]
     undisturbed = subprocess.run(command, capture_output=True, text=True, check=True)
     job.start(sys.executable, program, "0.05")
-    for piece in (20, 50):
+    for piece in (20, 40, 60):
         job.wait_for(partial(has_line, job, str(piece)), f"piece {piece}")
         job.checkpoint()
         job.wait_more_lines(3)
@@ -82,7 +83,7 @@ def test_x27_redis_keeps_its_keys(job: Job) -> None:
     redis = Redis(job)
     redis.fill()
     wanted = [str(number * number) for number in range(KEYS)]
-    for cycle in range(2):
+    for cycle in range(CYCLES):
         job.checkpoint()
         redis.cli("FLUSHALL")
         job.kill()
@@ -90,7 +91,7 @@ def test_x27_redis_keeps_its_keys(job: Job) -> None:
         assert redis.read_all() == wanted
         assert redis.cli("SET", f"new:{cycle}", "value") == "OK\n"
         assert redis.cli("GET", f"new:{cycle}") == "value\n"
-    assert redis.cli("DBSIZE") == f"{KEYS + 2}\n"
+    assert redis.cli("DBSIZE") == f"{KEYS + CYCLES}\n"
     redis.cli("SHUTDOWN", "NOSAVE")
     assert job.wait_end() == 0
 
@@ -120,7 +121,7 @@ def test_x27_sqlite_commits_a_transaction_that_was_open(job: Job, tmp_path: Path
         ]
         os.write(write_end, "\n".join(statements).encode())
         job.wait_for(lambda: "in transaction|20000" in job.text(), "the open transaction")
-        for _ in range(2):
+        for _ in range(CYCLES):
             job.checkpoint()
             job.kill()
             job.restore()

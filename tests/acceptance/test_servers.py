@@ -21,11 +21,9 @@ from typing import Final
 import pytest
 
 from tests.acceptance.job import Job
-from tests.acceptance.test_real_programs import needs
+from tests.acceptance.test_real_programs import CYCLES, needs
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
-
-CYCLES: Final = 3
 
 
 def free_port() -> int:
