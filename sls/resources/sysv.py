@@ -2,8 +2,9 @@
 
 Not a resource of its own: shared memory, semaphores and message queues each are. No process holds a semaphore set or
 a queue, so the kernel cannot tell to whom one belongs. It is the partition's when a member was the last to use it, or
-waits for it. When nobody has used it yet, and a member's user made it since that member began, it may be: then it is
-made again if it is gone, and never touched if it is there. One whose last user has ended is left to the machine.
+waits for it. When nobody has used it yet, and a member's user and group made it since that member began, it may be: it
+is never touched if it is there, and made again if it is gone, which is told: a program whose object is missing fails,
+one too many harms nobody. One whose last user has ended is left to the machine.
 """
 
 import enum
@@ -11,6 +12,7 @@ import errno
 import math
 import os
 from collections.abc import Callable, Collection
+from itertools import product
 from typing import Final
 
 from sls import proc, syscalls
@@ -48,6 +50,34 @@ class SysvObject(Record, frozen=True):
     is_certain: bool = True
 
 
+class _Ownership(enum.Enum):
+    """Whose an object is, as far as can be told."""
+
+    MEMBER = enum.auto()
+    PERHAPS = enum.auto()
+    OTHER = enum.auto()
+
+
+def described_if_ours(
+    ctx: CaptureContext,
+    found: "proc.SysvSemaphores | proc.SysvQueue",
+    users: Collection[int],
+    waiting: Collection[int],
+) -> SysvObject | None:
+    """What names an object that is the partition's or may be; None when it is another's.
+
+    `users`: pids of those who used it last, 0 for nobody; `waiting`: numbers of calls in which a task waits for it.
+    """
+    whose = _ownership(ctx, found, users)
+    if found.identifier in _waited_for(ctx, waiting):
+        whose = _Ownership.MEMBER
+    return (
+        None
+        if whose is _Ownership.OTHER
+        else describe(found, is_certain=whose is _Ownership.MEMBER)
+    )
+
+
 def describe(
     found: "proc.SysvSemaphores | proc.SysvQueue", *, is_certain: bool = True
 ) -> SysvObject:
@@ -64,25 +94,27 @@ def describe(
     )
 
 
-class Ownership(enum.Enum):
-    """Whose an object is, as far as can be told."""
-
-    MEMBER = enum.auto()
-    PERHAPS = enum.auto()
-    OTHER = enum.auto()
-
-
-def ownership(
+def _ownership(
     ctx: CaptureContext, found: "proc.SysvSemaphores | proc.SysvQueue", users: Collection[int]
-) -> Ownership:
-    """Whose an object is; `users`: pids of those who used it last, 0 for nobody."""
+) -> _Ownership:
     if any(user in ctx.processes for user in users):
-        return Ownership.MEMBER
+        return _Ownership.MEMBER
     if any(users):
-        return Ownership.OTHER
+        return _Ownership.OTHER
     began = ctx.once("first of each user", lambda: _first_beginnings(ctx))
-    is_possible = began.get(found.creator_uid, math.inf) <= found.changed_s
-    return Ownership.PERHAPS if is_possible else Ownership.OTHER
+    creator = found.creator_uid, found.creator_gid
+    is_possible = began.get(creator, math.inf) <= found.changed_s
+    return _Ownership.PERHAPS if is_possible else _Ownership.OTHER
+
+
+def _waited_for(ctx: CaptureContext, calls: Collection[int]) -> set[int]:
+    """First arguments of those calls that members sleep in."""
+    return {
+        thread.registers.rdi
+        for process in ctx.processes.values()
+        for thread in process.frozen.threads.values()
+        if thread.registers.orig_rax in calls
+    }
 
 
 def is_used_by_living(users: Collection[int]) -> bool:
@@ -90,12 +122,13 @@ def is_used_by_living(users: Collection[int]) -> bool:
     return any(user not in (0, os.getpid()) and proc.exists(user) for user in users)
 
 
-def _first_beginnings(ctx: CaptureContext) -> dict[int, float]:
-    """Effective user → when the first process of theirs started, in seconds since the epoch."""
-    found: dict[int, float] = {}
+def _first_beginnings(ctx: CaptureContext) -> dict[tuple[int, int], float]:
+    """User and group, each of any kind → when the first process of theirs started, in seconds since the epoch."""
+    found: dict[tuple[int, int], float] = {}
     for process in ctx.processes.values():
-        user = int(process.status["Uid"].split()[1])
-        found[user] = min(_began_s(process), found.get(user, math.inf))
+        users, groups = ({*map(int, process.status[name].split())} for name in ("Uid", "Gid"))
+        for pair in product(users, groups):
+            found[pair] = min(_began_s(process), found.get(pair, math.inf))
     return found
 
 
@@ -135,6 +168,11 @@ def create(
             "restore again"
         )
     ctx.on_failure(lambda: remove(kind, wanted.identifier))
+    if not wanted.is_certain:
+        ctx.note(
+            f"System V {words}",
+            f"{wanted.identifier} is made again; nobody had used it, so it may have been another program's",
+        )
 
 
 def identifiers(kind: str) -> set[int]:

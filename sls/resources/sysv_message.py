@@ -15,8 +15,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from msgspec.structs import replace
-
 from sls import proc, syscalls
 from sls.errors import RestoreConflictError, UnsupportedResourceError
 from sls.remote import Remote
@@ -36,13 +34,11 @@ from sls.resources.sysv import (
     IPC_EXCL,
     IPC_NOWAIT,
     IPC_SET,
-    Ownership,
     SysvObject,
     create,
-    describe,
+    described_if_ours,
     is_used_by_living,
     other_in_place,
-    ownership,
 )
 from sls.syscalls import SYSCALL_NUMBERS
 
@@ -88,23 +84,15 @@ class SysvQueues(ProcessState[SysvQueuesRecord]):
         yield from ()
         if not ctx.is_first_sight("sysv messages"):
             return SysvQueuesRecord()
-        waited_for = {
-            thread.registers.rdi
-            for one in ctx.processes.values()
-            for thread in one.frozen.threads.values()
-            if thread.registers.orig_rax in _WAITING
-        }
         queues = []
         for line in proc.sysv_queues():
-            whose = ownership(ctx, line, {line.last_sender, line.last_receiver} - {0})
-            if line.identifier in waited_for:
-                whose = Ownership.MEMBER
-            if whose is Ownership.MEMBER:
-                queues.append(_described(process, line))
-            elif whose is Ownership.PERHAPS:
+            users = {line.last_sender, line.last_receiver} - {0}
+            common = described_if_ours(ctx, line, users, _WAITING)
+            if common is not None and common.is_certain:
+                queues.append(_described(process, line, common))
+            elif common is not None:
                 with suppress(OSError, UnsupportedResourceError):  # a stranger's that changes
-                    found = _described(process, line)
-                    queues.append(replace(found, object=describe(line, is_certain=False)))
+                    queues.append(_described(process, line, common))
         return SysvQueuesRecord(queues=tuple(queues))
 
     def prepare(self, ctx: RestoreContext, record: SysvQueuesRecord) -> None:
@@ -117,7 +105,7 @@ class SysvQueues(ProcessState[SysvQueuesRecord]):
         yield from ()
 
 
-def _described(process: CapturedProcess, line: proc.SysvQueue) -> MessageQueue:
+def _described(process: CapturedProcess, line: proc.SysvQueue, common: SysvObject) -> MessageQueue:
     status = bytearray(_MSQID_DS_BYTES)
     syscalls.syscall_on("msgctl", line.identifier, _IPC_STAT, status)
     room = bytearray(_TYPE.size + line.queued_bytes)
@@ -136,7 +124,7 @@ def _described(process: CapturedProcess, line: proc.SysvQueue) -> MessageQueue:
         data = bytes(room[_TYPE.size : _TYPE.size + length])
         messages.append(SysvMessage(kind=_TYPE.unpack_from(room)[0], data=data))
     return MessageQueue(
-        object=describe(line),
+        object=common,
         limit_bytes=int.from_bytes(status[_AT_LIMIT : _AT_LIMIT + 8], "little"),
         last_sender=line.last_sender,
         last_receiver=line.last_receiver,

@@ -38,13 +38,12 @@ from sls.resources.sysv import (
     IPC_EXCL,
     IPC_NOWAIT,
     IPC_SET,
-    Ownership,
     SysvObject,
     create,
     describe,
+    described_if_ours,
     is_used_by_living,
     other_in_place,
-    ownership,
 )
 from sls.syscalls import SYSCALL_NUMBERS
 
@@ -184,13 +183,11 @@ def _all_sets(ctx: CaptureContext) -> tuple[tuple[SemaphoreSet, ...], tuple[Sema
                 one = _described(line)
             except OSError:
                 continue  # a stranger's that has gone meanwhile
-            whose = ownership(ctx, line, set(one.users) - {0})
-            if whose is Ownership.PERHAPS and line.identifier not in _waited_for(ctx):
-                ours.append(replace(one, object=describe(line, is_certain=False)))
-            elif whose is Ownership.MEMBER or line.identifier in _waited_for(ctx):
-                ours.append(one)
-            else:
+            common = described_if_ours(ctx, line, set(one.users) - {0}, _WAITING)
+            if common is None:
                 others.append(one)
+            else:
+                ours.append(replace(one, object=common))
         return tuple(ours), tuple(others)
 
     return ctx.once("sysv semaphore sets", make)
@@ -221,20 +218,6 @@ def _described(line: proc.SysvSemaphores) -> SemaphoreSet:
         values=struct.unpack(f"={line.semaphores}H", values),
         users=tuple(users),
     )
-
-
-def _waited_for(ctx: CaptureContext) -> frozenset[int]:
-    """Ids of the sets that members sleep on."""
-
-    def make() -> frozenset[int]:
-        return frozenset(
-            thread.registers.rdi
-            for process in ctx.processes.values()
-            for thread in process.frozen.threads.values()
-            if thread.registers.orig_rax in _WAITING
-        )
-
-    return ctx.once("sysv semaphores waited for", make)
 
 
 def _may_undo(ctx: CaptureContext, process: CapturedProcess) -> bool:
