@@ -257,6 +257,11 @@ def private_bytes(pid: int) -> int:
     return (int(words[1]) - int(words[2])) * 4096
 
 
+def mapped_bytes(pid: int) -> int:
+    """How much address space the process has mapped, from /proc/<pid>/statm."""
+    return int(read(pid, "statm").split()[0]) * 4096
+
+
 class Fields(Mapping[str, str]):
     """`Name:<blank>value` lines, looked up when asked for. Of repeated names the last one counts."""
 

@@ -14,6 +14,7 @@ Resources describe what they want as generators (`Remote`): they yield lists of 
 generators run in lock-step share each batch (`run_together`). Single-threaded by nature: ptrace belongs to one thread.
 """
 
+import errno
 import mmap
 import os
 import signal
@@ -25,6 +26,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from sls import proc, syscalls
 from sls.errors import RemoteSyscallError, UnsupportedResourceError
+from sls.headroom import room_for
 from sls.proc import VmaLine
 from sls.syscalls import PAGE_BYTES, Registers
 
@@ -385,7 +387,17 @@ class Arena:
             ),
             call("mprotect", base, PAGE_BYTES, mmap.PROT_READ | mmap.PROT_EXEC),
         )
-        run_in_vdso(thread, maps, calls)
+        try:
+            with room_for(thread.pid, ARENA_BYTES):
+                run_in_vdso(thread, maps, calls)
+        except RemoteSyscallError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise UnsupportedResourceError(
+                thread.pid,
+                "address space",
+                f"no room for {ARENA_BYTES >> 10} KiB of ours; raise its RLIMIT_AS (prlimit(1)), or vm.max_map_count",
+            ) from error
         path = f"/proc/{thread.tid}/map_files"
         # two mappings since mprotect: both are of one shmem object, and the second starts one page into it
         fd = os.open(f"{path}/{base:x}-{base + PAGE_BYTES:x}", os.O_RDWR | os.O_CLOEXEC)

@@ -1,8 +1,14 @@
 """Process trees, groups and sessions, ended and stopped processes, and what a process has beside memory and files."""
 
+import os
+from typing import Final
+
 import pytest
 
+from sls import proc
 from tests.sls.conftest import Kept, Refused
+
+_CAP_SYS_RESOURCE: Final = 24
 
 
 def test_211_five_children_with_a_pipe_between_each_pair(kept: Kept) -> None:
@@ -53,3 +59,16 @@ def test_x26_syscall_user_dispatch_is_refused_by_name(refused: Refused) -> None:
 @pytest.mark.parametrize("case", ["settings", "chroot", "removed"])
 def test_x25_settings_and_directories(kept: Kept, case: str) -> None:
     assert not kept("identity.c", case).notes
+
+
+@pytest.mark.parametrize("limit", ["as", "data"])
+def test_x25_a_limit_that_leaves_no_room(kept: Kept, limit: str) -> None:
+    assert not kept("full.c", limit).notes
+
+
+def test_x26_a_hard_limit_that_leaves_no_room(kept: Kept, refused: Refused) -> None:
+    """Only with CAP_SYS_RESOURCE it can be raised for the moment that is needed."""
+    if int(proc.status(os.getpid())["CapEff"], 16) >> _CAP_SYS_RESOURCE & 1:
+        assert not kept("full.c", "hard").notes
+    else:
+        assert "address space: no room for" in refused("full.c", "hard")
