@@ -60,10 +60,19 @@ def members(oid: int) -> list[int]:
 
 
 def checkpoint(
-    oid: int, *, recursive: bool = False, full: bool = False, name: str = "", wait: bool = True
+    oid: int,
+    *,
+    recursive: bool = False,
+    full: bool = False,
+    kill: bool = False,
+    name: str = "",
+    wait: bool = True,
 ) -> int:
-    """Take a generation and return its number; with `wait`, when it is durable."""
-    words = protocol.Checkpoint(recursive=recursive, full=full, name=name)
+    """Take a generation and return its number; with `wait`, when it is durable.
+
+    `kill`: the members do nothing after it, and have ended on return.
+    """
+    words = protocol.Checkpoint(recursive=recursive, full=full, kill=kill, name=name)
     return Partition(oid).checkpoint(words, wait=wait)
 
 

@@ -221,11 +221,15 @@ def detach(oid: int, pids: tuple[int, ...]) -> None:
 @click.option("-r", "--recursive", is_flag=True, help="Also take in the members' descendants.")
 @click.option("--full", is_flag=True, help="Keep everything, whatever the mode.")
 @click.option("--name", default="", help="A name for the generation.")
+@click.option("--kill", is_flag=True, help="End the members with it, to be restored later.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until it is durable.")
-def checkpoint(oid: int, recursive: bool, full: bool, name: str, no_wait: bool) -> None:
-    """Take a generation; prints its number."""
+def checkpoint(oid: int, recursive: bool, full: bool, name: str, kill: bool, no_wait: bool) -> None:
+    """Take a generation; prints its number.
+
+    With --kill the members do nothing after it, and TCP connections to the outside wait for the restore.
+    """
     words = protocol.Checkpoint(
-        recursive=recursive, full=full, name=protocol.parse_name(name) if name else ""
+        recursive=recursive, full=full, kill=kill, name=protocol.parse_name(name) if name else ""
     )
     with _progress(f"checkpoint of partition {oid}"):
         epoch = Partition(oid).checkpoint(words, wait=not no_wait)

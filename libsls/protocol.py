@@ -79,6 +79,7 @@ class Checkpoint:
 
     recursive: bool = False
     full: bool = False
+    kill: bool = False
     name: str = ""
 
 
@@ -183,20 +184,19 @@ def _parse_pid(word: str) -> int:
 
 
 def parse_checkpoint(data: bytes) -> Checkpoint:
-    """The words of `checkpoint`: recursive, full, name=TEXT; a lone 1 is a plain trigger."""
-    recursive = full = False
+    """The words of `checkpoint`: recursive, full, kill, name=TEXT; a lone 1 is a plain trigger."""
+    flags = dict.fromkeys(("recursive", "full", "kill"), False)
     name = ""
     given = words(data)
     for word in [] if given == ["1"] else given:
-        if word == "recursive":
-            recursive = True
-        elif word == "full":
-            full = True
+        if word in flags:
+            flags[word] = True
         elif word.startswith("name="):
             name = parse_name(word.removeprefix("name="))
         else:
-            raise ProtocolError(f"{_shown(word)} is no word here; use recursive, full, name=TEXT")
-    return Checkpoint(recursive=recursive, full=full, name=name)
+            known = ", ".join([*flags, "name=TEXT"])
+            raise ProtocolError(f"{_shown(word)} is no word here; use {known}")
+    return Checkpoint(name=name, **flags)
 
 
 def parse_name(text: str) -> str:
@@ -296,7 +296,7 @@ def _flag_words(command: object, names: Iterable[str]) -> Iterator[str]:
 
 def format_checkpoint(command: Checkpoint) -> bytes:
     """The inverse of `parse_checkpoint`."""
-    found = [*_flag_words(command, ("recursive", "full"))]
+    found = [*_flag_words(command, ("recursive", "full", "kill"))]
     if command.name:
         found.append(f"name={command.name}")
     return _line(found)

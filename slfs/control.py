@@ -117,7 +117,9 @@ def _checkpoint(entry: Entry, caller: Caller, words: protocol.Checkpoint) -> Non
     check_may_trace(caller, entry.partition.members())
     events = entry.events
     outcome = entry.partition.checkpoint(
-        CheckpointRequest(recursive=words.recursive, full=words.full, name=words.name)
+        CheckpointRequest(
+            recursive=words.recursive, full=words.full, kill=words.kill, name=words.name
+        )
     )
     if entry.events == events:
         entry.note(f"generation {outcome.epoch} taken, stopped for {outcome.stop_ns / 1e6:.3f} ms")

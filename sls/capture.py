@@ -19,7 +19,7 @@ from sls.pages import CopyBuffer
 from sls.priority import Hurry
 from sls.ranges import array_bytes
 from sls.reading import FIRST_CONTENT_OBJECT, Reading
-from sls.resources import PROCESS_STATES
+from sls.resources import PROCESS_STATES, Parting
 from sls.session import CapturedObject, Member, Session, copy_content
 from sls.sharing import is_shared
 from sls.sleep import Sleepers
@@ -29,6 +29,7 @@ class Capture(NamedTuple):
     """One instant of a partition. Bytes of memory are in the buffer that the caller gave.
 
     `is_continued`: some were kept before, by the caller's `keep`.
+    `hold`: lets the processes go when it is closed, where they were to be held.
     """
 
     image: Image
@@ -38,6 +39,7 @@ class Capture(NamedTuple):
     stages: dict[str, int]
     pages: int
     is_continued: bool
+    hold: ExitStack
 
 
 class Tracer:
@@ -62,6 +64,7 @@ class Tracer:
         buffer: CopyBuffer | None = None,
         at_rest: Callable[[], None] | None = None,
         keep: KeepRunning | None = None,
+        parting: Parting | None = None,
     ) -> Capture:
         """Stop `members` (asked again until no new one appears), take everything, let them go.
 
@@ -69,7 +72,8 @@ class Tracer:
         UnsupportedResourceError, FreezeError, TaskDiedError; the tasks go on in any case. Bytes go into `buffer`, else
         into the tracer's own. `track`: keep page tracking, for a delta after this one.
         `stay`: the next capture follows soon, so the arenas stay in the processes; `leave` takes them out.
-        `at_rest` is called while everyone stands still, `keep` for large memory before that.
+        `at_rest` is called while everyone stands still, `keep` for large memory before that. With a `parting` they
+        stand still until `hold` is closed.
         """
         if buffer is None:
             buffer = self.buffer
@@ -82,27 +86,33 @@ class Tracer:
         early.copy([pid for pid in pids if full or not self._is_tracked(pid)])
         clock.lap("early")
         is_delta = not full and self.has_base
-        alone = pids if len(pids) > 1 and not stay and not is_shared(pids) else []
+        is_rehearsed = len(pids) > 1 and not stay and parting is None and not is_shared(pids)
+        alone = pids if is_rehearsed else []
         if alone:
             self._last_pids = []  # each is asked alone, and what they share is not
-        take = _Take(self, members, buffer, clock, track=track, stay=stay or bool(alone))
+        take = _Take(
+            self, members, buffer, clock, track=track, stay=stay or bool(alone), parting=parting
+        )
         rehearsal = Rehearsal(self.member, self.begin, self._sleepers, alone, track=track)
-        with rehearsal:
-            clock.lap("rehearsal")
-            image = take.run(full=not is_delta, but=early.pids, at_rest=at_rest)
-        objects = early.objects + take.objects
-        if track:
-            objects = self._without_unchanged(objects, buffer, is_delta=is_delta)
-            clock.lap("compare")
-        self._forget_gone(take.pids)
-        self._last_pids = take.pids
-        if not track:
-            self._end_tracking()
-        self.has_base = track
+        with ExitStack() as failed:
+            failed.push(lambda *_: take.hold.close())  # which is another one after the stop
+            with rehearsal:
+                clock.lap("rehearsal")
+                image = take.run(full=not is_delta, but=early.pids, at_rest=at_rest)
+            objects = early.objects + take.objects
+            if track:
+                objects = self._without_unchanged(objects, buffer, is_delta=is_delta)
+                clock.lap("compare")
+            self._forget_gone(take.pids)
+            self._last_pids = take.pids
+            if not track:
+                self._end_tracking()
+            self.has_base = track
+            failed.pop_all()
         return Capture(
             image, objects, is_delta, take.stop_ns + early.stop_ns + rehearsal.stop_ns, clock.laps,
             early.kept_pages + sum(array_bytes(one.ranges) for one in objects) // syscalls.PAGE_BYTES,
-            is_continued=early.kept_pages > 0,
+            is_continued=early.kept_pages > 0, hold=take.hold,
         )  # fmt: skip
 
     def begin(self, *, is_asking: bool = False) -> None:
@@ -208,7 +218,10 @@ class _Take:
         *,
         track: bool,
         stay: bool,
+        parting: Parting | None,
     ) -> None:
+        self._parting = parting
+        self.hold = ExitStack()  # with a parting: what lets everyone go
         self._tracer = tracer
         self._members = members
         self._buffer = buffer
@@ -221,6 +234,8 @@ class _Take:
 
     def run(self, *, full: bool, but: set[int], at_rest: Callable[[], None] | None) -> Image:
         """The image; bytes are in the buffer. What a first stop has copied counts for a second one."""
+        if self._parting is not None:  # nobody runs again, so there is no second stop
+            return self._stop(full, but, at_rest, is_asking=True).afterwards()
         reading = self._stop(full, but, at_rest, is_asking=False)
         try:
             return reading.afterwards()
@@ -246,7 +261,9 @@ class _Take:
             )
             lap("prepare")
             knows_all = self._tracer.knows(session.pids)
-            reading = Reading(session, cleanup, is_asking=is_asking, knows_all=knows_all)
+            reading = Reading(
+                session, cleanup, is_asking=is_asking, knows_all=knows_all, parting=self._parting
+            )
             reading.at_rest()
             lap("read")
             self.objects += session.copy_memory(self._buffer, full=full, but=but)
@@ -256,6 +273,8 @@ class _Take:
             if at_rest is not None:
                 at_rest()
                 lap("files")
+            if self._parting is not None:
+                self.hold = cleanup.pop_all()
         lap("thaw")
         self.pids = session.pids
         self.stop_ns += time.monotonic_ns() - frozen.since_ns

@@ -26,13 +26,24 @@ class MemberId(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TakeCapture(Message, frozen=True, tag="take-capture"):
-    """Capture once. `track`: watch pages for a delta later. `with_files`: freeze the file tree with it."""
+    """Capture once. `track`: watch pages for a delta later. `with_files`: freeze the file tree with it.
+
+    `kill`: the members stand still until it is a generation, and end then.
+    """
 
     serial: int
     members: tuple[MemberId, ...]
     full: bool
     track: bool
     with_files: bool = False
+    kill: bool = False
+
+
+class Part(Message, frozen=True, tag="part"):
+    """The members are about to end, to come back from this image."""
+
+    serial: int
+    image: bytes
 
 
 class Continue(Message, frozen=True, tag="continue"):
@@ -118,7 +129,7 @@ class Captured(Message, frozen=True, tag="captured"):
     """A capture; its bytes are in the memfd beside the message until Release. serial < 0: a periodic one.
 
     `started_ns`: when it began, by CLOCK_MONOTONIC; `stages_ns`: what followed, in order. `is_continued`: it goes on
-    from what KeepRunning has kept.
+    from what KeepRunning has kept. `is_last_word`: the members wait for it to be durable, and end then.
     """
 
     serial: int
@@ -133,6 +144,7 @@ class Captured(Message, frozen=True, tag="captured"):
     started_ns: int
     missed: int = 0
     is_continued: bool = False
+    is_last_word: bool = False
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -174,6 +186,12 @@ class Settled(Message, frozen=True, tag="settled"):
     serial: int
 
 
+class Parted(Message, frozen=True, tag="parted"):
+    """The members may end."""
+
+    serial: int
+
+
 class Exited(Message, frozen=True, tag="exited"):
     """A restored process ended with this wait(2) status."""
 
@@ -181,9 +199,19 @@ class Exited(Message, frozen=True, tag="exited"):
     status: int
 
 
-ToWorker = TakeCapture | Continue | Release | Rebase | TakeRestore | Ranges | BytesReady | Kept
+ToWorker = (
+    TakeCapture | Part | Continue | Release | Rebase | TakeRestore | Ranges | BytesReady | Kept
+)
 FromWorker = (
-    KeepRunning | Captured | Failed | RangesWanted | BytesWanted | RestoreDone | Settled | Exited
+    KeepRunning
+    | Captured
+    | Failed
+    | RangesWanted
+    | BytesWanted
+    | RestoreDone
+    | Settled
+    | Parted
+    | Exited
 )
 
 M = TypeVar("M")

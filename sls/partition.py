@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from slos.store import Store
 from sls import proc, syscalls
-from sls.channel import Continue, MemberId, RestoreDone, TakeCapture, TakeRestore
+from sls.channel import Continue, MemberId, Part, RestoreDone, TakeCapture, TakeRestore
 from sls.errors import (
     BaseDeletedError,
     ImageError,
@@ -186,6 +186,7 @@ class Partition(Listener):
         """Take a generation; it exists on return, durability is the store's to tell.
 
         With a period set it is also the first of continuous ones. Raises SlsError, SlosError; the members are unharmed.
+        With `kill` they have ended when it returns, and what is outside waits for their return, as far as it can.
         """
         with self._turn, self._noting("checkpoint"):
             alive = self._live_members()
@@ -193,19 +194,26 @@ class Partition(Listener):
                 self._set_members(_identified(family(alive)))
                 alive = self._members
             full = request.full or self.settings.mode is Mode.FULL
+            if request.kill and self._is_continuous:
+                self._continue(0)
             self._state = "capturing"
             if self.files is not None:
                 self.files.prepare()
             try:
-                done = self._capture(alive, request.name, full=full)
+                done = self._capture(alive, request, full=full)
             except BaseDeletedError:
-                done = self._capture(alive, request.name, full=True)
+                done = self._capture(alive, request, full=True)
             self.committed(done)
-            if self.settings.period_ms:
+            if request.kill:
+                self._await_end(done.captured.pids)
+                self._set_members(())
+            elif self.settings.period_ms:
                 self._continue(self.settings.period_ms)
         return CheckpointOutcome(done.epoch, done.captured.stop_ns, done.total_ns)
 
-    def _capture(self, members: tuple[MemberId, ...], name: str, *, full: bool) -> Committed:
+    def _capture(
+        self, members: tuple[MemberId, ...], request: CheckpointRequest, *, full: bool
+    ) -> Committed:
         worker = self._worker()
         done: Committed = worker.ask(
             lambda serial: TakeCapture(
@@ -214,8 +222,9 @@ class Partition(Listener):
                 full=full,
                 track=self.settings.mode is Mode.DELTA,
                 with_files=worker.has_files,
+                kill=request.kill,
             ),
-            name=name,
+            name=request.name,
         )
         return done
 
@@ -282,6 +291,7 @@ class Partition(Listener):
             if not image.processes:
                 return self._restore_files(epoch, image)
             if request.kill:
+                self._part(epoch)
                 self._kill_members()
             self._state = "restoring"
             start = time.monotonic_ns()
@@ -313,7 +323,7 @@ class Partition(Listener):
         if self.files is None or not (wanted or self.files.is_used):
             yield
             return
-        if not all(_has_ended(one.pid) for one in image.processes):
+        if not all(proc.has_ended(one.pid) for one in image.processes):
             yield
             return
         before = self.files.freeze().epoch()
@@ -395,8 +405,17 @@ class Partition(Listener):
                 _signal(pid, signal.SIGSTOP)
         for pid in doomed:
             _signal(pid, signal.SIGKILL)
+        self._await_end(doomed)
+
+    def _part(self, epoch: int) -> None:
+        """Have held up what is outside of the members, who come back from that generation."""
+        if any(map(_is_alive, self._members)):
+            image = self._store.read(self.oid, epoch, MANIFEST_OBJECT)
+            self._worker().ask(lambda serial: Part(serial=serial, image=image))
+
+    def _await_end(self, pids: Sequence[int]) -> None:
         deadline = time.monotonic() + _KILL_WAIT_S
-        while not all(map(_has_ended, doomed)):
+        while not all(map(proc.has_ended, pids)):
             if time.monotonic() > deadline:
                 raise PartitionStateError(
                     "a member does not end; it sleeps uninterruptibly", errno.EBUSY
@@ -546,13 +565,6 @@ def _is_alive(member: MemberId) -> bool:
         )
     except TaskDiedError:
         return False
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        return proc.stat(pid).is_zombie
-    except TaskDiedError:
-        return True
 
 
 def _signal(pid: int, number: int) -> None:

@@ -87,6 +87,29 @@ def entries(pid: int, name: str) -> list[int]:
         raise TaskDiedError(pid, f"listing {name}") from error
 
 
+def free_huge_pages(page_bytes: int) -> int:
+    """How many huge pages of that size a new mapping may have (Documentation/admin-guide/mm/hugetlbpage.rst)."""
+    folder = f"/sys/kernel/mm/hugepages/hugepages-{page_bytes >> 10}kB"
+
+    def count(name: str) -> int:
+        try:
+            with open(f"{folder}/{name}", "rb") as file:
+                return int(file.read())
+        except FileNotFoundError:
+            return 0  # a size that this machine has not
+
+    spare = count("nr_overcommit_hugepages") - count("surplus_hugepages")
+    return count("free_hugepages") - count("resv_hugepages") + spare
+
+
+def has_ended(pid: int) -> bool:
+    """Whether the process is a zombie or gone."""
+    try:
+        return stat(pid).is_zombie
+    except TaskDiedError:
+        return True
+
+
 def exists(pid: int) -> bool:
     """Whether a task of this number exists, zombies included."""
     return os.path.exists(f"/proc/{pid}")

@@ -32,6 +32,7 @@ from sls.resources import (
     FileType,
     MemoryRecord,
     OpenFile,
+    Parting,
     VmaKind,
 )
 from sls.session import Session, Shape
@@ -46,14 +47,20 @@ class Reading:
     """The records of one stop."""
 
     def __init__(
-        self, session: Session, cleanup: ExitStack, *, is_asking: bool, knows_all: bool = False
+        self,
+        session: Session,
+        cleanup: ExitStack,
+        *,
+        is_asking: bool,
+        knows_all: bool = False,
+        parting: Parting | None = None,
     ) -> None:
         self._session = session
         self._cleanup = cleanup
         self._is_asking = is_asking
         self._knows_all = knows_all
         self._time_ns = time.time_ns()
-        self.ctx = CaptureContext(session.processes, FIRST_CONTENT_OBJECT)
+        self.ctx = CaptureContext(session.processes, FIRST_CONTENT_OBJECT, parting)
         cleanup.callback(self.ctx.close_adopted)
         self._tables: dict[int, tuple[DescriptorImage, ...]] = {}
         self._alike: dict[

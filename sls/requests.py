@@ -33,10 +33,14 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class CheckpointRequest(msgspec.Struct, frozen=True):
-    """How to take a generation. `recursive`: descendants of members become members for good."""
+    """How to take a generation. `recursive`: descendants of members become members for good.
+
+    `kill`: the members do nothing after it; they end when it is durable.
+    """
 
     recursive: bool = False
     full: bool = False
+    kill: bool = False
     name: str = ""
 
 

@@ -29,6 +29,7 @@ from sls.resources import (
     CredentialsRecord,
     Loss,
     Owner,
+    Parting,
     RestoreContext,
     Stage,
     resume_registers,
@@ -55,14 +56,28 @@ def restore(
     stopped: bool = False,
     uid: int = 0,
     gid: int = 0,
+    parting: Parting | None = None,
 ) -> Restored:
     """Bring the processes of `image` back under their old numbers, as children of this process.
 
     `terminal`: descriptors 0, 1, 2 that stand in for a terminal that is gone. `stopped`: they wait for SIGCONT.
     `uid`, `gid`: whose the partition is; what is behind a path is opened with his rights.
+    `parting`: began when the processes ended, ends when they are back; where the restore fails, it goes on.
     Raises RestoreConflictError (a pid in use, a file gone or changed), ImageError, RemoteSyscallError.
     """
-    return _Restore(image, contents, terminal, _owner(image, uid, gid)).run(stopped)
+    with ExitStack() as undo:
+        if parting is None:
+            parting = Parting()
+            undo.callback(parting.close)
+        owner = _owner(image, uid, gid)
+        return _Restore(image, contents, terminal, owner, parting).run(stopped)
+
+
+def part(image: Image, parting: Parting) -> None:
+    """The processes of `image` are about to end, or have: hold up what is outside of them."""
+    kinds = {kind.record: kind for kind in FILE_TYPES}
+    for record in image.files:
+        kinds[type(record)].part(parting, record)
 
 
 def _owner(image: Image, uid: int, gid: int) -> Owner:
@@ -79,13 +94,20 @@ def _owner(image: Image, uid: int, gid: int) -> Owner:
 
 class _Restore:
     def __init__(
-        self, image: Image, contents: ContentReader, terminal: Sequence[int], owner: Owner
+        self,
+        image: Image,
+        contents: ContentReader,
+        terminal: Sequence[int],
+        owner: Owner,
+        parting: Parting,
     ) -> None:
         self._image = image
         self._contents = contents
         self._ctx = RestoreContext(
             contents,
             is_same_boot=image.boot_id == proc.boot_id(),
+            parting=parting,
+            is_last_word=parting.image_time_ns == image.time_ns,
             terminal=terminal,
             owner=owner,
         )
@@ -97,6 +119,7 @@ class _Restore:
             undo.callback(self._ctx.close)
             made = undo.enter_context(_OnFailure(self._ctx.remove_made))
             self._timed("wait", lambda: wait_for_numbers(self._image))
+            self._timed("open", lambda: part(self._image, self._ctx.parting))
             self._timed("open", self._open_files)
             self._timed("seed", self._plant)
             kill = undo.enter_context(_OnFailure(self._forest.kill))
@@ -112,6 +135,7 @@ class _Restore:
                 self._timed(stage.name.lower(), partial(self._run_stage, stage))
             self._timed("registers", self._set_registers)
             self._forest.release()
+            self._timed("parting", self._ctx.end_parting)
             self._timed("go", lambda: self._let_go(stopped))
             kill.disarm()
             made.disarm()

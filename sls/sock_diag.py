@@ -20,6 +20,8 @@ _ATTRIBUTE = struct.Struct("=HH")
 _ALL_STATES: Final = 0xFFFFFFFF
 _NO_COOKIE: Final = 0xFFFFFFFF
 
+FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
+
 TCP_ESTABLISHED: Final = 1
 TCP_SYN_SENT: Final = 2
 TCP_SYN_RECV: Final = 3
@@ -64,10 +66,18 @@ class InetState(NamedTuple):
     identity: bytes
 
     @property
+    def local_host(self) -> str:
+        """This end's address."""
+        return self._host(4)
+
+    @property
     def remote_host(self) -> str:
         """The other end's address."""
+        return self._host(20)
+
+    def _host(self, offset: int) -> str:
         length = 4 if self.family == socket.AF_INET else 16
-        return socket.inet_ntop(self.family, self.identity[20 : 20 + length])
+        return socket.inet_ntop(self.family, self.identity[offset : offset + length])
 
 
 def unix_socket(inode: int) -> UnixState:

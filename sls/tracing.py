@@ -33,6 +33,7 @@ from sls.channel import (
     KeepRunning,
     Kept,
     Message,
+    Parted,
     Ranges,
     RangesWanted,
     Rebase,
@@ -223,6 +224,8 @@ class Tracing:
             self._futures.pop(message.serial).set_result(message)
         elif isinstance(message, Settled):
             self._futures.pop(message.serial).set_result(None)
+        elif isinstance(message, Parted):
+            self._futures.pop(message.serial).set_result(message)
         elif message.serial:
             self._beginning.drop()
             self._futures.pop(message.serial).set_exception(
@@ -276,7 +279,9 @@ class Tracing:
                 for one in captured.objects:
                     write_object(transaction, one, view)
                 name = self._names.pop(captured.serial, "")
-                info = transaction.commit(wait=False, name=name, note=_note(captured, files))
+                info = transaction.commit(
+                    wait=captured.is_last_word, name=name, note=_note(captured, files)
+                )
         self._last = (captured.serial, info.epoch)
         self._last_objects = {one.object_id for one in captured.objects}
         self._base_was_deleted = False

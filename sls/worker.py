@@ -32,6 +32,8 @@ from sls.channel import (
     KeepRunning,
     Kept,
     MemberId,
+    Part,
+    Parted,
     Ranges,
     RangesWanted,
     Rebase,
@@ -49,13 +51,14 @@ from sls.image import decode, encode
 from sls.pages import CopyBuffer
 from sls.ranges import RangeArray
 from sls.ranges import Ranges as RangeList
-from sls.resources import Loss, Writer
-from sls.restore import restore
+from sls.resources import Loss, Parting, Writer
+from sls.restore import part, restore
 
 _PIECE_BYTES = 16 << 20
 _BUFFERS = 2
 _IDLE_S = 1.0
 _NO_MORE = Continue(serial=0, period_ms=0, members=(), full=False)
+_END_WAIT_S = 5.0
 
 
 def family(members: Sequence[MemberId], read: proc.Read = proc.read) -> list[int]:
@@ -151,6 +154,7 @@ class Worker:
         self._missed = 0
         self._restored: dict[int, int] = {}  # root → pidfd
         self._deferred: deque[tuple[ToWorker, Sequence[int]]] = deque()
+        self._parting: Parting | None = None  # since the members were ended, to come back
 
     def run(self) -> None:
         """Serve until the channel ends."""
@@ -198,7 +202,9 @@ class Worker:
         )
         if isinstance(message, TakeCapture):
             self._with_files = message.with_files
-            self._capture(message.serial, message.members, full=message.full, track=message.track)
+            self._capture_as_told(message)
+        elif isinstance(message, Part):
+            self._part(message)
         elif isinstance(message, Continue):
             if not message.period_ms:
                 self.leave()
@@ -229,7 +235,7 @@ class Worker:
         """The answer to what was just asked. A request that comes first waits for the capture under way."""
         while True:
             message, descriptors = self._channel.receive()
-            if isinstance(message, (TakeCapture, Continue, TakeRestore)):
+            if isinstance(message, (TakeCapture, Part, Continue, TakeRestore)):
                 self._deferred.append((message, descriptors))
             elif not self._serve_aside(message):
                 return message
@@ -259,18 +265,23 @@ class Worker:
             self._missed += 1
             return
         self._periodic_serial -= 1
-        done = self._capture(
+        self._capture(
             self._periodic_serial,
             self._continue.members,
             full=self._continue.full,
             track=not self._continue.full,
         )
-        if not done:
-            self._continue = _NO_MORE
 
     def _capture(
-        self, serial: int, members: Sequence[MemberId], *, full: bool, track: bool
-    ) -> bool:
+        self,
+        serial: int,
+        members: Sequence[MemberId],
+        *,
+        full: bool,
+        track: bool,
+        parting: Parting | None = None,
+    ) -> Capture | None:
+        """None when it failed, which is told. With a `parting` the members stand still."""
         buffer = self._free_buffer()
         started_ns = time.monotonic_ns()
         try:
@@ -282,18 +293,22 @@ class Worker:
                 buffer=buffer,
                 at_rest=(lambda: self._freeze_files(serial)) if self._with_files else None,
                 keep=partial(self._keep_running, serial, self._base(full=full)),
+                parting=parting,
             )
         except (SlsError, OSError) as error:
             goes_on = serial < 0 and isinstance(error, (NotKeptError, BaseDeletedError))
             self._free.append(buffer)
             self._forget()
+            if serial < 0 and not goes_on:
+                self._continue = _NO_MORE
             self._fail(max(serial, 0), error, goes_on=goes_on)
-            return goes_on
+            return None
         self._taken[serial] = buffer
-        self._channel.send(self._captured(serial, capture, started_ns), [buffer.fd])
+        told = self._captured(serial, capture, started_ns, is_last_word=parting is not None)
+        self._channel.send(told, [buffer.fd])
         self._last_serial = serial
         gc.collect(0)
-        return True
+        return capture
 
     def _base(self, *, full: bool) -> int:
         """Serial of the capture that the next one builds on; 0 for a full one."""
@@ -323,7 +338,9 @@ class Worker:
         if not self._gate.recv(1):
             raise WorkerError("the filesystem has ended")
 
-    def _captured(self, serial: int, capture: Capture, started_ns: int) -> Captured:
+    def _captured(
+        self, serial: int, capture: Capture, started_ns: int, *, is_last_word: bool
+    ) -> Captured:
         return Captured(
             serial=serial,
             base=self._last_serial if capture.is_delta else 0,
@@ -340,7 +357,66 @@ class Worker:
             started_ns=started_ns,
             missed=self._missed,
             is_continued=capture.is_continued,
+            is_last_word=is_last_word,
         )
+
+    # --- the end of the members ---
+
+    def _capture_as_told(self, message: TakeCapture) -> None:
+        parting = Parting() if message.kill else None
+        capture = self._capture(
+            message.serial,
+            message.members,
+            full=message.full,
+            track=message.track and not message.kill,
+            parting=parting,
+        )
+        if parting is not None:
+            is_over = capture is not None and self._end(message.serial, capture)
+            self._begin_parting(parting if is_over else None)
+            if capture is not None and is_over:
+                parting.image_time_ns = capture.image.time_ns
+                parting.seal()
+            else:
+                parting.close()
+
+    def _end(self, serial: int, capture: Capture) -> bool:
+        """End the members, who stand still, if their image is kept, and wait for it; else they go on."""
+        pids = [one.pid for one in capture.image.processes]
+        with capture.hold:
+            is_kept = self._await_release(serial)
+            if is_kept:
+                for pid in pids:
+                    _kill(pid)
+        deadline = time.monotonic() + _END_WAIT_S
+        while is_kept and not all(map(proc.has_ended, pids)) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return is_kept
+
+    def _await_release(self, serial: int) -> bool:
+        """Whether the capture became a generation."""
+        while True:
+            message, descriptors = self._channel.receive()
+            if not self._serve_aside(message):
+                self._deferred.append((message, descriptors))
+            if isinstance(message, Release) and message.serial == serial:
+                return message.kept
+
+    def _part(self, message: Part) -> None:
+        if self._parting is None:
+            self._parting = Parting()
+        try:
+            part(decode(message.image), self._parting)
+        except (SlsError, OSError) as error:
+            self._fail(message.serial, error)
+            return
+        self._channel.send(Parted(serial=message.serial))
+
+    def _begin_parting(self, parting: Parting | None) -> None:
+        """One parting at a time: what an older one held up is let go."""
+        if self._parting is not None:
+            self._parting.close()
+        self._parting = parting
 
     # --- restores ---
 
@@ -356,7 +432,9 @@ class Worker:
                 stopped=message.stopped,
                 uid=message.uid,
                 gid=message.gid,
+                parting=self._parting,
             )
+            self._parting = None  # the restore has ended it
         except (SlsError, OSError) as error:
             self._fail(message.serial, error)
             return
@@ -394,6 +472,13 @@ class Worker:
                 goes_on=goes_on,
             )
         )
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
 
 
 def _packed(ranges: Sequence[tuple[int, int]]) -> bytes:

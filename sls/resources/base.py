@@ -293,10 +293,58 @@ class CapturedProcess:
         return UnsupportedResourceError(self.pid, resource, detail)
 
 
-class CaptureContext:
-    """What resources may ask and tell during one capture."""
+class Shelter(Protocol):
+    """What a resource holds up between the end of processes and their return, so that nobody outside notices."""
 
-    def __init__(self, processes: Sequence[CapturedProcess], first_object_id: int) -> None:
+    def seal(self) -> None:
+        """The processes have ended."""
+        ...
+
+    def close(self) -> None:
+        """They are back, or do not come back."""
+        ...
+
+
+class Parting:
+    """The time between the end of processes and their return, and what resources hold up in it.
+
+    `image_time_ns`: of the image that was taken in it, while the processes stood still for the last time; 0: of none.
+    """
+
+    def __init__(self) -> None:
+        self.image_time_ns = 0
+        self._shelters: dict[type[Shelter], Shelter] = {}
+
+    def shelter(self, kind: "type[S]") -> "S":
+        """The shelter of that kind, put up by the first that asks."""
+        if kind not in self._shelters:
+            self._shelters[kind] = kind()
+        found = self._shelters[kind]
+        assert isinstance(found, kind)
+        return found
+
+    def seal(self) -> None:
+        """The processes have ended."""
+        for one in self._shelters.values():
+            one.seal()
+
+    def close(self) -> None:
+        """They are back, or do not come back. May be called again."""
+        for one in self._shelters.values():
+            one.close()
+        self._shelters.clear()
+
+
+class CaptureContext:
+    """What resources may ask and tell during one capture. `parting`: the processes end with it."""
+
+    def __init__(
+        self,
+        processes: Sequence[CapturedProcess],
+        first_object_id: int,
+        parting: Parting | None = None,
+    ) -> None:
+        self.parting = parting
         self.processes = {process.pid: process for process in processes}
         self.losses: list[Loss] = []
         self.contents: list[tuple[Content, MemorySource]] = []
@@ -405,17 +453,24 @@ _FIRST_INHERITED: Final = 64  # numbers below are the restorer's own
 
 
 class RestoreContext:
-    """What resources may ask and tell during one restore. Descriptors registered here are closed at its end."""
+    """What resources may ask and tell during one restore. Descriptors registered here are closed at its end.
+
+    `is_last_word`: the processes ended with the image, and `parting` has held up what it could since.
+    """
 
     def __init__(
         self,
         contents: ContentReader,
         *,
         is_same_boot: bool,
+        parting: Parting,
+        is_last_word: bool,
         terminal: Sequence[int] = (),
         owner: Owner = ROOT,
     ) -> None:
         self.contents = contents
+        self.parting = parting
+        self.is_last_word = is_last_word
         self._owner = owner
         self.is_same_boot = is_same_boot
         self.terminal = tuple(
@@ -426,6 +481,7 @@ class RestoreContext:
         self._shared: dict[object, Any] = {}
         self._to_close: list[int] = []
         self._made: list[Callable[[], object]] = []
+        self._at_last: list[Callable[[], object]] = []
 
     def as_owner(self) -> AbstractContextManager[None]:
         """Within, names lead where the owner of the partition may go: he may have changed what is behind them."""
@@ -462,6 +518,16 @@ class RestoreContext:
             with suppress(OSError):
                 self._made.pop()()
 
+    def at_last(self, work: "Callable[[], object]") -> None:
+        """Do this when all is made and the parting is over, before anyone goes."""
+        self._at_last.append(work)
+
+    def end_parting(self) -> None:
+        """All is made: what was held up is let go, then what waited for that is done."""
+        self.parting.close()
+        for work in self._at_last:
+            work()
+
     def descriptor(self, file_id: int) -> int:
         """This process's descriptor of a file that is restored already."""
         return self.file_descriptors[file_id]
@@ -473,6 +539,7 @@ class RestoreContext:
 
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Shelter)
 P = TypeVar("P", bound=ProcessRecord)
 H = TypeVar("H", bound=ThreadRecord)
 F = TypeVar("F", bound=FileRecord)
@@ -554,6 +621,12 @@ class FileType(Generic[F]):
     def capture(self, ctx: CaptureContext, file: OpenFile) -> F:
         """The record. Raises `file.unsupported(…)` for what cannot be kept."""
         raise NotImplementedError
+
+    def part(self, parting: Parting, record: F) -> None:
+        """Its holders are about to end, or have ended, and come back from `record`: hold up what is outside.
+
+        May be called again. Nothing by default.
+        """
 
     def restore(self, ctx: RestoreContext, record: F) -> int:
         """A new descriptor in this process. Status flags (O_NONBLOCK, O_APPEND …) are set by the caller."""

@@ -107,6 +107,12 @@ _IPV6: Final = tuple(
         *(62, 66, 67, 70, 72, 73, 74, 75, 76, 77, 78),
     )
 )
+# accept(2) puts hops and device of the first packet there, and on a stream socket nobody can set them
+_OF_DATAGRAMS: Final = {
+    (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL),
+    (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS),
+    (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF),
+}
 _TCP: Final = (
     (1, _INT),  # TCP_NODELAY
     (3, _INT),  # TCP_CORK
@@ -220,7 +226,12 @@ def _table(kind: SocketKind, is_connected: bool) -> tuple[tuple[int, int, int], 
     if kind.domain == socket.AF_PACKET:
         groups.append((_SOL_PACKET, _PACKET))
     groups.append((socket.SOL_SOCKET, _PRIORITY))
-    return tuple((level, number, size) for level, options in groups for number, size in options)
+    return tuple(
+        (level, number, size)
+        for level, options in groups
+        for number, size in options
+        if kind.type != socket.SOCK_STREAM or (level, number) not in _OF_DATAGRAMS
+    )
 
 
 def capture_options(

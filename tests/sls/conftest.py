@@ -79,6 +79,12 @@ def conflict(request: pytest.FixtureRequest, tmp_path: Path, binaries: Path) -> 
     return _Keeper(request.param, tmp_path, binaries)
 
 
+@pytest.fixture(params=[pytest.param(Way.PARTED, id="parted", marks=pytest.mark.root)])
+def parted(request: pytest.FixtureRequest, tmp_path: Path, binaries: Path) -> Kept:
+    """Captured and ended at once, `between`, restored, twice in a row: the outside is kept from noticing."""
+    return _Keeper(request.param, tmp_path, binaries)
+
+
 class Refused(Protocol):
     """Runs a program whose capture must raise UnsupportedResourceError; returns the words. The program ends well."""
 

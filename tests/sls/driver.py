@@ -22,7 +22,7 @@ import msgspec
 from sls import image, proc, syscalls
 from sls.capture import Capture, Tracer
 from sls.errors import RestoreConflictError, SlsError, UnsupportedResourceError
-from sls.resources import Loss
+from sls.resources import Loss, Parting
 from sls.restore import restore
 from tests.fakes.contents import MemoryContents
 from tests.sls.visible import has_very_many_mappings, visible_state
@@ -42,6 +42,7 @@ class Way(enum.Enum):
     REFUSED = "refused"
     CONFLICT = "conflict"
     EITHER = "restored or refused"
+    PARTED = "parted"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -234,6 +235,23 @@ class _Run:
             assert kept == capture.image, "what is decoded is what was encoded"
             self._notes += restore(kept, contents, terminal=self._terminal).notes
 
+    def part_and_come_back(self) -> None:
+        """Nothing happens between the capture and the end, and the outside is kept from noticing."""
+        tracer = Tracer()
+        for _ in range(ROUNDS):
+            parting = Parting()
+            capture = tracer.capture(self._tree, full=True, track=False, parting=parting)
+            self._losses += capture.image.losses
+            contents = MemoryContents(capture, tracer.buffer)
+            with capture.hold:
+                _end_children(is_held=True)
+            _end_children()
+            parting.image_time_ns = capture.image.time_ns
+            parting.seal()
+            self._between()
+            kept = image.decode(image.encode(capture.image))
+            self._notes += restore(kept, contents, parting=parting).notes
+
     def be_refused(self) -> None:
         before = [visible_state(pid) for pid in self._tree()]
         try:
@@ -294,6 +312,7 @@ _WAYS: Final = {
     Way.REFUSED: _Run.be_refused,
     Way.CONFLICT: _Run.conflict,
     Way.EITHER: _Run.come_back_or_be_refused,
+    Way.PARTED: _Run.part_and_come_back,
 }
 
 
@@ -308,10 +327,10 @@ def _keep_from_heirs(fd: int) -> None:
         return
 
 
-def _end_children() -> None:
+def _end_children(*, is_held: bool = False) -> None:
     """SIGKILL to everything below this process (a subreaper), and wait for each.
 
-    All are stopped first: none shall see another one's end.
+    All are stopped first: none shall see another one's end. Those that a capture holds it waits for itself.
     """
     pids = proc.descendants(os.getpid())
     for number in (signal.SIGSTOP, signal.SIGKILL):
@@ -320,7 +339,7 @@ def _end_children() -> None:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue
-    while True:
+    while not is_held:
         try:
             os.waitpid(-1, syscalls.WALL)
         except ChildProcessError:

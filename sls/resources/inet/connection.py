@@ -1,32 +1,29 @@
 """TCP connections: which end is where, what is in the queues, how both come back.
 
-Both ends inside: the connection is made anew over the same addresses, and the bytes on their way are sent again;
-sequence numbers are new, which no end can see. The other end outside: it saw the killed program's FIN or RST, so this
-end comes back with its unread bytes, then a reset. A filter that hides the death from the peer would have to be in
-place before a kill that nobody announces, and a peer that has gone on since the checkpoint could not be rejoined.
+Both ends inside: each comes back by itself (`endpoint`), and they find each other as they were. The other end outside:
+the same, if it is still there and as far as this generation is (`outside`); else this end comes back with its unread
+bytes, then a reset.
 """
 
 import enum
 import fcntl
-import ipaddress
 import select
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from sls import sock_diag
-from sls.resources.base import CaptureContext, OpenFile, Record
+from sls.netfilter import Addresses
+from sls.resources.base import CaptureContext, OpenFile, Parting, Record
 from sls.resources.inet.address import (
     InetAddress,
     local_address,
     remote_address,
 )
-from sls.resources.inet.repair import (
-    OnTheWay,
-    bytes_on_the_way,
-    has_sent_fin,
-)
+from sls.resources.inet.endpoint import TcpEndpoint, capture_endpoints
+from sls.resources.inet.outside import Peer, QuietPeers, addresses_of
+from sls.resources.inet.packets import as_sent_by_the_peer
 from sls.resources.socket_options import inode_of, is_socket, socket_kind, socket_view
 from sls.resources.socket_queue import peek_offset, readable_bytes
 
@@ -38,9 +35,10 @@ class Fate(enum.Enum):
     """How a connection comes back."""
 
     JOINED = "joined"  # both ends inside
+    OUTSIDE = "outside"  # the other end is outside; it may have gone when this one comes back
     WAITING = "waiting"  # the other end is in the queue of a listener inside
     CONNECTING = "connecting"  # connect(2) is under way and starts again
-    RESET = "reset"  # the other end is outside, or it had sent a reset
+    RESET = "reset"  # it was reset
     ENDED = "ended"  # both directions are closed; the descriptor is still open
 
 
@@ -54,11 +52,15 @@ class TcpEnd(Record, frozen=True):
 
 
 class TcpConnection(Record, frozen=True):
-    """`unread`: received and not yet read here. `unsent`: written here and not yet received there."""
+    """`unread`: received and not yet read here. `endpoint`: of one that is JOINED or OUTSIDE.
+
+    `other_end`, `other_file`, `unsent`: of images without `endpoint`, written by earlier programs.
+    """
 
     fate: Fate
     end: TcpEnd
     remote: InetAddress | None
+    endpoint: TcpEndpoint | None = None
     other_end: TcpEnd | None = None
     other_file: int = 0
     unread: bytes = b""
@@ -67,22 +69,29 @@ class TcpConnection(Record, frozen=True):
     is_shut_for_writing: bool = False
 
 
-# --- capture --------------------------------------------------------------------------------------------------------
+def part_from(parting: Parting, connection: TcpConnection) -> None:
+    """This end is about to go, or has gone, and comes back."""
+    if connection.fate is Fate.OUTSIDE:
+        assert connection.remote is not None
+        assert connection.endpoint is not None
+        where = addresses_of(connection.end.local, connection.remote)
+        peer = Peer(connection.endpoint, connection.remote.scope_id)
+        parting.shelter(QuietPeers).expect(where, peer)
 
-Route = tuple[bytes, int, bytes, int]
+
+# --- capture --------------------------------------------------------------------------------------------------------
 
 
 class _Known(NamedTuple):
     file: OpenFile
-    end: TcpEnd
     remote: InetAddress
 
 
 class _Table(NamedTuple):
-    """Every connection of the partition by its route, and what is on the way from each file that has something."""
+    """Every connection of the partition by its addresses, and its endpoint by file."""
 
-    ends: dict[Route, _Known]
-    on_the_way: dict[int, OnTheWay]
+    ends: dict[Addresses, _Known]
+    endpoints: dict[int, TcpEndpoint]
     listening_ports: set[int]
 
 
@@ -101,17 +110,26 @@ def capture_connection(
     if state == sock_diag.TCP_CLOSE or remote is None:
         fate = Fate.RESET if events & select.POLLERR else Fate.ENDED
         return TcpConnection(fate=fate, end=end, remote=None, unread=_unread(view))
-    other = table.ends.get(_route(remote, end.local))
-    if other is not None and other.file is not file:
-        return _joined(table, file, view, state, other)
-    if remote.port in table.listening_ports and end.local.port in _not_accepted(ctx, remote.port):
+    is_inside = as_sent_by_the_peer(addresses_of(end.local, remote)) in table.ends
+    is_to_listener = not is_inside and remote.port in table.listening_ports
+    if is_to_listener and end.local.port in _not_accepted(ctx, remote.port):
         return _waiting(file, view, end, remote)
-    ctx.lose(
-        file.pid,
-        f"fd {file.fd}",
-        f"the peer {remote.describe()} is outside of the partition; the connection comes back reset",
+    if not is_inside and ctx.parting is None:
+        ctx.lose(
+            file.pid,
+            f"fd {file.fd}",
+            f"the peer {remote.describe()} is outside of the partition; "
+            "the connection comes back reset if it has gone on, or ended, by then",
+        )
+    endpoint = table.endpoints[file.file_id]
+    return TcpConnection(
+        fate=Fate.JOINED if is_inside else Fate.OUTSIDE,
+        end=end,
+        remote=remote,
+        endpoint=endpoint,
+        unread=_unread(view)[: endpoint.unread_bytes],
+        is_shut_for_reading=bool(events & select.POLLRDHUP) and not endpoint.has_received_fin,
     )
-    return TcpConnection(fate=Fate.RESET, end=end, remote=remote, unread=_unread(view))
 
 
 def _goal(file: OpenFile, view: socket.socket) -> InetAddress | None:
@@ -121,30 +139,6 @@ def _goal(file: OpenFile, view: socket.socket) -> InetAddress | None:
         if one.inode == inode_of(file):
             return InetAddress(host=one.remote_host, port=one.remote_port)
     return None
-
-
-def _joined(
-    table: _Table, file: OpenFile, view: socket.socket, state: int, other: _Known
-) -> TcpConnection:
-    outgoing = table.on_the_way.get(file.file_id)
-    incoming = table.on_the_way.get(other.file.file_id)
-    unread = _unread(view)
-    ended = (
-        sock_diag.TCP_CLOSE_WAIT,
-        sock_diag.TCP_LAST_ACK,
-        sock_diag.TCP_CLOSING,
-    )
-    return TcpConnection(
-        fate=Fate.JOINED,
-        end=_end(table.listening_ports, view),
-        remote=remote_address(view),
-        other_end=other.end,
-        other_file=other.file.file_id,
-        unread=unread if incoming is None else unread[: incoming.received_bytes],
-        unsent=outgoing.unsent if outgoing is not None else b"",
-        is_shut_for_reading=bool(_events(view) & select.POLLRDHUP) and state not in ended,
-        is_shut_for_writing=has_sent_fin(state),
-    )
 
 
 def _waiting(
@@ -186,19 +180,17 @@ def _look_at_all(ctx: CaptureContext) -> _Table:
             remote = remote_address(view)
             if remote is not None:
                 end = _end(listening, view)
-                ends[_route(end.local, remote)] = _Known(file, end, remote)
-    return _Table(ends, _on_the_way(ends), listening)
+                ends[addresses_of(end.local, remote)] = _Known(file, remote)
+    if ctx.parting is not None:
+        _hold(ctx.parting, ends)
+    return _Table(ends, capture_endpoints([one.file for one in ends.values()]), listening)
 
 
-def _on_the_way(ends: dict[Route, _Known]) -> dict[int, OnTheWay]:
-    pairs = []
-    for (host, port, other_host, other_port), known in ends.items():
-        other = ends.get((other_host, other_port, host, port))
-        with socket_view(known.file.descriptor) as view:
-            if other is not None and other is not known and _outgoing_bytes(view):
-                pairs.append((known.file, other.file))
-    found = bytes_on_the_way([(one.descriptor, other.descriptor) for one, other in pairs])
-    return {one.file_id: what for (one, _), what in zip(pairs, found, strict=True)}
+def _hold(parting: Parting, ends: Collection[Addresses]) -> None:
+    """Before a look at the queues: what arrives afterwards would be confirmed, and lost."""
+    outside = [one for one in ends if as_sent_by_the_peer(one) not in ends]
+    for one in outside:
+        parting.shelter(QuietPeers).hold(one)
 
 
 def is_tcp(file: OpenFile) -> bool:
@@ -223,18 +215,6 @@ def _end(listening_ports: Iterable[int], view: socket.socket) -> TcpEnd:
         receive_buffer_bytes=view.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
         is_accepted=local.port in listening_ports,
     )
-
-
-def _route(local: InetAddress, remote: InetAddress) -> Route:
-    return _packed(local.host), local.port, _packed(remote.host), remote.port
-
-
-def _packed(host: str) -> bytes:
-    """The address; an IPv4 one in IPv6's clothes as IPv4."""
-    address = ipaddress.ip_address(host)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.packed
-    return address.packed
 
 
 def _events(view: socket.socket) -> int:

@@ -1,4 +1,4 @@
-"""TCP connections made anew: over the same addresses where both ends are inside, else as far as they had come."""
+"""TCP connections brought back: as they were where the other end still is there, else as far as they had come."""
 
 import errno
 import os
@@ -6,14 +6,22 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
+
+import msgspec
 
 from sls.resources.base import RestoreContext
 from sls.resources.inet.address import InetAddress, conflict, local_address, socket_address
 from sls.resources.inet.connection import Fate, TcpConnection, TcpEnd
+from sls.resources.inet.endpoint import TcpEndpoint, rebuild
 from sls.resources.inet.orphans import end_orphans
+from sls.resources.inet.outside import addresses_of, verdict_on
+from sls.resources.inet.packets import ACK, FIN, Segment, as_sent_by_the_peer, send
+from sls.resources.inet.repair import begin_repair, connection_state, end_repair
 from sls.resources.socket_options import socket_view, strerror
 from sls.resources.socket_queue import readable_bytes
+from sls.sock_diag import TCP_CLOSE_WAIT
 
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _AMPLE_BYTES: Final = 1 << 26
@@ -23,17 +31,16 @@ _LINGER_RESET: Final = struct.pack("=ii", 1, 0)
 
 
 def open_connection(ctx: RestoreContext, file_id: int, connection: TcpConnection) -> int:
-    """A descriptor of this end; what must wait for listeners is done by `connect` and `refill`."""
+    """A descriptor of this end; what must wait for listeners is done by `connect`."""
+    if connection.fate is Fate.JOINED and connection.endpoint is not None:
+        return _rebuilt(ctx, file_id, connection, connection.endpoint)
+    if connection.fate is Fate.OUTSIDE:
+        return _rebuilt_or_reset(ctx, file_id, connection)
     if connection.fate is Fate.JOINED:
-        other = connection.other_end
-        assert other is not None
-        ends = {file_id: connection.end, connection.other_file: other}
-        pair = ctx.once(("tcp connection", *sorted(ends)), lambda: _join(ctx, ends))
-        return os.dup(pair[file_id])
-    if connection.fate in (Fate.RESET, Fate.ENDED):
-        return _finished(ctx, connection)
-    view = _bound(connection.end)
-    return view.detach()
+        ctx.note("tcp", "a connection in an image of an earlier program comes back reset")
+    if connection.fate in (Fate.WAITING, Fate.CONNECTING):
+        return _bound(connection.end).detach()
+    return _finished(ctx, connection)
 
 
 def connect(ctx: RestoreContext, view: socket.socket, remote: InetAddress | None) -> None:
@@ -52,69 +59,93 @@ def connect(ctx: RestoreContext, view: socket.socket, remote: InetAddress | None
         os.set_blocking(view.fileno(), blocking)
 
 
-def refill_unread(ctx: RestoreContext, file_id: int, connection: TcpConnection) -> None:
-    """What this end has received goes through the connection once more."""
-    if connection.fate is Fate.JOINED and connection.unread:
-        with (
-            socket_view(ctx.descriptor(connection.other_file)) as sender,
-            socket_view(ctx.descriptor(file_id)) as receiver,
-        ):
-            _send_all(ctx, sender, connection.unread)
-            _await(lambda: readable_bytes(receiver) >= len(connection.unread))
-
-
-def refill_unsent(ctx: RestoreContext, view: socket.socket, connection: TcpConnection) -> None:
-    """What this end has written and the other one has not received, behind what that has."""
-    if connection.unsent:
-        _send_all(ctx, view, connection.unsent)
-
-
 def shut_down(view: socket.socket, connection: TcpConnection) -> None:
     """Half-closed as it was."""
-    if connection.is_shut_for_writing:
+    if connection.is_shut_for_writing or (connection.endpoint and connection.endpoint.has_sent_fin):
         view.shutdown(socket.SHUT_WR)
     if connection.is_shut_for_reading:
         view.shutdown(socket.SHUT_RD)
 
 
-def _join(ctx: RestoreContext, ends: dict[int, TcpEnd]) -> dict[int, int]:
-    """File id → descriptor of both ends: a passing listener, a connect(2), an accept(2)."""
-    (first_id, first), (second_id, second) = ends.items()
-    if second.is_accepted and not first.is_accepted:
-        first_id, first, second_id, second = second_id, second, first_id, first
-    end_orphans(first.local.port, second.local.port)
-    end_orphans(second.local.port, first.local.port)
-    with _bound(first) as listener:
-        listener.listen(1)
-        client = _bound(second)
-        try:
-            address = _as_seen_from(second.domain, first.local)
-            client.settimeout(_CONNECT_SECONDS)
-            client.connect(socket_address(second.domain, address))
-            listener.settimeout(_CONNECT_SECONDS)
-            server, _ = listener.accept()
-        except OSError as error:
-            client.close()
-            raise conflict(first.local, error) from error
-    return {first_id: ctx.opened(server.detach()), second_id: ctx.opened(client.detach())}
+def _rebuilt_or_reset(ctx: RestoreContext, file_id: int, connection: TcpConnection) -> int:
+    remote, endpoint = connection.remote, connection.endpoint
+    assert remote is not None
+    assert endpoint is not None
+    verdict = verdict_on(ctx, addresses_of(connection.end.local, remote))
+    if verdict.reason:
+        words = f"the connection to {remote.describe()} comes back reset: {verdict.reason}"
+        ctx.note("tcp", words)
+        return _finished(ctx, connection)
+    sent_bytes = max(endpoint.sent_bytes, verdict.confirmed_bytes)
+    endpoint = msgspec.structs.replace(endpoint, sent_bytes=sent_bytes)
+    return _rebuilt(ctx, file_id, connection, endpoint)
 
 
-def _as_seen_from(domain: int, address: InetAddress) -> InetAddress:
-    """An IPv4 address in IPv6's clothes or without."""
-    host = address.host
-    if domain == socket.AF_INET:
-        host = host.removeprefix("::ffff:")
-    elif ":" not in host:
-        host = f"::ffff:{host}"
-    return InetAddress(host=host, port=address.port, scope_id=address.scope_id)
+def _rebuilt(
+    ctx: RestoreContext, file_id: int, connection: TcpConnection, endpoint: TcpEndpoint
+) -> int:
+    """This end where it was, in repair mode until the parting ends."""
+    local, remote = connection.end.local, connection.remote
+    assert remote is not None
+    end_orphans(local.port, remote.port)
+    if connection.fate is Fate.JOINED:
+        end_orphans(remote.port, local.port)
+    view = _unbound(connection.end)
+    try:
+        begin_repair(view)
+        view.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _AMPLE_BYTES)
+        view.bind(socket_address(view.family, local))
+        where = socket_address(view.family, remote)
+        rebuild(
+            view,
+            endpoint,
+            connection.unread,
+            where,
+            partial(_bring_fin, view, connection, endpoint),
+        )
+    except OSError as error:
+        view.close()
+        raise conflict(local, error) from error
+    ctx.at_last(partial(_resume, ctx, file_id, connection, endpoint))
+    return view.detach()
+
+
+def _bring_fin(view: socket.socket, connection: TcpConnection, endpoint: TcpEndpoint) -> None:
+    """The other end's FIN, once more. One that is inside sends it itself (`shut_down`)."""
+    if not endpoint.has_received_fin or connection.fate is Fate.JOINED:
+        return
+    assert connection.remote is not None
+    fin = Segment(
+        endpoint.awaited, endpoint.unacknowledged, FIN | ACK, scope=connection.end.local.scope_id
+    )
+    send(as_sent_by_the_peer(addresses_of(connection.end.local, connection.remote)), fin)
+    _await(lambda: connection_state(view) == TCP_CLOSE_WAIT)
+
+
+def _resume(
+    ctx: RestoreContext, file_id: int, connection: TcpConnection, endpoint: TcpEndpoint
+) -> None:
+    """Out of repair mode; then what was not sent yet, and the end if it was."""
+    with socket_view(ctx.descriptor(file_id)) as view:
+        end_repair(view)
+        size_bytes = view.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        _send_all(ctx, view, endpoint.written[endpoint.sent_bytes :])
+        view.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size_bytes // 2)
+        shut_down(view, connection)
+
+
+def _unbound(end: TcpEnd) -> socket.socket:
+    """Buffers decide the window scale, so they come first."""
+    view = socket.socket(end.domain, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    view.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    view.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, end.receive_buffer_bytes // 2)
+    return view
 
 
 def _bound(end: TcpEnd) -> socket.socket:
-    """A socket at an end's address, whatever else uses the port without listening; buffers decide the window scale."""
-    view = socket.socket(end.domain, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    """A socket at an end's address, whatever else uses the port without listening."""
+    view = _unbound(end)
     try:
-        view.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        view.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, end.receive_buffer_bytes // 2)
         if end.local.port:
             _take_port(view, end.local)
     except OSError as error:
@@ -139,7 +170,8 @@ def _finished(ctx: RestoreContext, connection: TcpConnection) -> int:
         with _met(view, connection.end) as other:
             _send_all(ctx, other, connection.unread)
             _await(lambda: readable_bytes(view) >= len(connection.unread))
-            if connection.fate is Fate.RESET:
+            has_ended = connection.endpoint is not None and connection.endpoint.has_received_fin
+            if connection.fate is not Fate.ENDED and not has_ended:
                 other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
         if connection.fate is Fate.ENDED:
             view.shutdown(socket.SHUT_WR)

@@ -1,66 +1,46 @@
-"""What only TCP_REPAIR shows of a connection: the bytes that were written and have not arrived (net/ipv4/tcp.c).
+"""Repair mode of a TCP socket (TCP_REPAIR, net/ipv4/tcp.c): its queues and sequence numbers can be read, and set.
 
-A socket in repair mode sends nothing, so it must not stay there if this process is killed: a child does the work on
-the shared descriptors, and ends it also when it is alone. Needs CAP_NET_ADMIN.
+A socket in repair mode sends nothing, so a live one must not stay there if this process is killed: a child does the
+work on the shared descriptors, and ends it also when it is alone. Needs CAP_NET_ADMIN.
 """
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final, TypeVar
 
 import msgspec
 
-from sls.resources.socket_queue import readable_bytes
 from sls.resources.stand_in import run_apart
 from sls.sock_diag import TCP_CLOSING, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK
 
 _TCP_REPAIR, _TCP_REPAIR_QUEUE, _TCP_QUEUE_SEQ = 19, 20, 21
-_ON: Final = 1
-_OFF_WITHOUT_PROBE: Final = -1
-_RECEIVE_QUEUE, _SEND_QUEUE = 1, 2
+_ON, _OFF, _OFF_WITHOUT_PROBE = 1, 0, -1
+RECEIVE_QUEUE, SEND_QUEUE = 1, 2
+_PIECE_BYTES: Final = 1 << 16
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
 
 
-class OnTheWay(NamedTuple):
-    """What was written at one end and not yet received at the other, whose queue held `received_bytes` then."""
-
-    unsent: bytes
-    received_bytes: int
+T = TypeVar("T")
 
 
-def bytes_on_the_way(pairs: Sequence[tuple[int, int]]) -> list[OnTheWay]:
-    """For each (sender, receiver), descriptors of both ends of a connection."""
-    if not pairs:
-        return []
+def told_by_child(look: Callable[[], T], kind: type[T]) -> T:
+    """What `look` finds, in a child that shares our descriptors and ends by itself whatever becomes of us."""
     result = os.memfd_create("sls-repair", os.MFD_CLOEXEC)
     try:
-        run_apart(lambda: _write(result, [_look(*pair) for pair in pairs]))
+        run_apart(lambda: _write(result, look()))
         data = os.pread(result, os.fstat(result).st_size, 0)
-        return msgspec.msgpack.decode(data, type=list[OnTheWay])
+        return msgspec.msgpack.decode(data, type=kind)
     finally:
         os.close(result)
 
 
-def _write(result: int, found: list[OnTheWay]) -> None:
+def _write(result: int, found: object) -> None:
     data = memoryview(msgspec.msgpack.encode(found))
     while data:
         data = data[os.write(result, data) :]
-
-
-def _look(sender: int, receiver: int) -> OnTheWay:
-    """The sender first: the kernel may go on to deliver, so what is missing afterwards is the end of what was seen."""
-    with _in_repair(sender) as view:
-        written = _sequence(view, _SEND_QUEUE) - has_sent_fin(connection_state(view))
-        queue = _queued_bytes(view)
-    with _in_repair(receiver) as view:
-        received = -1
-        while received != (now := _sequence(view, _RECEIVE_QUEUE)):
-            received = now
-            received_bytes = readable_bytes(view)
-    missing = (written - received + (1 << 31)) % (1 << 32) - (1 << 31)  # sequence numbers wrap
-    return OnTheWay(queue[len(queue) - missing :] if missing > 0 else b"", received_bytes)
 
 
 def connection_state(view: socket.socket) -> int:
@@ -73,20 +53,48 @@ def has_sent_fin(state: int) -> bool:
     return state in (TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_CLOSING)
 
 
-def _queued_bytes(view: socket.socket) -> bytes:
+def queued_bytes(view: socket.socket) -> bytes:
+    """What is in the queue that `sequence_of` has asked about last; of the send queue what is not acknowledged."""
     try:
         return view.recv(1 << 26, _PEEK)
     except BlockingIOError:
         return b""
 
 
-def _sequence(view: socket.socket, queue: int) -> int:
+def sequence_of(view: socket.socket, queue: int) -> int:
+    """The sequence number behind the last byte of a queue, a FIN counted."""
     view.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, queue)
     return view.getsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ) & 0xFFFFFFFF
 
 
+def set_sequence(view: socket.socket, queue: int, number: int) -> None:
+    """Where a queue begins, before there is a connection."""
+    view.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, queue)
+    view.setsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ, struct.pack("=I", number))
+
+
+def refill(view: socket.socket, queue: int, data: bytes) -> None:
+    """Put bytes into a queue: received ones, or such as count as sent."""
+    view.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, queue)
+    left = memoryview(data)
+    while left:
+        left = left[view.send(left[:_PIECE_BYTES], socket.MSG_DONTWAIT) :]
+
+
+def begin_repair(view: socket.socket) -> None:
+    """From now on the socket sends nothing. A killed restorer takes it along: nobody else has it yet."""
+    view.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _ON)
+
+
+def end_repair(view: socket.socket) -> None:
+    """The socket works; it asks the other end for its window at once, so that both learn how far they are."""
+    reuse = view.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    view.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _OFF)
+    view.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+
+
 @contextmanager
-def _in_repair(fd: int) -> Iterator[socket.socket]:
+def in_repair(fd: int) -> Iterator[socket.socket]:
     """Repair mode within the block. Leaving it clears SO_REUSEADDR, which is put back."""
     view = socket.socket(fileno=os.dup(fd))
     try:

@@ -1,6 +1,6 @@
 """tcp(7): listening and connected sockets, sockets that are only bound, and fresh ones.
 
-Not kept: data in a connection that was not accepted yet, refused.
+Not kept: data in a connection that was not accepted yet, refused; a connection whose peer outside has gone on, told.
 Kernel: Linux 3.5 (TCP_REPAIR).
 """
 
@@ -11,16 +11,20 @@ from collections.abc import Iterator
 from typing import Final
 
 from sls import sock_diag
-from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, RestoreContext
+from sls.resources.base import (
+    CaptureContext,
+    FileRecord,
+    FileType,
+    OpenFile,
+    Parting,
+    RestoreContext,
+)
 from sls.resources.inet.address import InetAddress, conflict, local_address, socket_address
-from sls.resources.inet.connection import Fate, TcpConnection, capture_connection, is_tcp
+from sls.resources.inet.connection import Fate, TcpConnection, capture_connection, is_tcp, part_from
 from sls.resources.inet.orphans import end_orphans
 from sls.resources.inet.rejoin import (
     connect,
     open_connection,
-    refill_unread,
-    refill_unsent,
-    shut_down,
 )
 from sls.resources.socket_options import (
     SocketOption,
@@ -77,6 +81,10 @@ class TcpSocket(FileType[TcpSocketRecord]):
                 connection=connection,
             )
 
+    def part(self, parting: Parting, record: TcpSocketRecord) -> None:
+        if record.connection is not None:
+            part_from(parting, record.connection)
+
     def restore(self, ctx: RestoreContext, record: TcpSocketRecord) -> int:
         if record.connection is not None:
             return open_connection(ctx, record.file_id, record.connection)
@@ -96,18 +104,11 @@ class TcpSocket(FileType[TcpSocketRecord]):
                 view.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 _bind_and_listen(view, record.local, record.backlog)
             yield
-            if connection is not None:
-                if connection.fate is Fate.WAITING:
-                    connect(ctx, view, connection.remote)
-                refill_unread(ctx, record.file_id, connection)
+            if connection is not None and connection.fate is Fate.WAITING:
+                connect(ctx, view, connection.remote)
             yield
-            if connection is not None:
-                if connection.fate is Fate.CONNECTING:
-                    connect(ctx, view, connection.remote)
-                refill_unsent(ctx, view, connection)
-            yield
-            if connection is not None:
-                shut_down(view, connection)
+            if connection is not None and connection.fate is Fate.CONNECTING:
+                connect(ctx, view, connection.remote)
             restore_options(ctx, fd, record.options)
 
 
