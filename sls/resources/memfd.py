@@ -1,6 +1,6 @@
 """memfd_create(2): name, bytes, seals, position; mappings of it are of the same object (`nameless`).
 
-Not kept: memfds of huge pages (MFD_HUGETLB), refused; secret memory, refused.
+Not kept: secret memory, refused.
 Kernel: Linux 3.17.
 """
 
@@ -16,7 +16,6 @@ from sls.resources.base import (
     RestoredProcess,
 )
 from sls.resources.nameless import Nameless, capture_nameless, nameless_descriptor, seal
-from sls.syscalls import PAGE_BYTES
 
 
 class MemfdRecord(FileRecord, frozen=True, tag="memfd"):
@@ -35,8 +34,6 @@ class Memfd(FileType[MemfdRecord]):
         return file.target.startswith(b"/memfd:")
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> MemfdRecord:
-        if file.stat.st_blksize != PAGE_BYTES:
-            raise file.unsupported("a memfd of huge pages (MFD_HUGETLB) is not supported")
         link = f"/proc/{file.pid}/fd/{file.fd}"
         return MemfdRecord(
             file_id=file.file_id,

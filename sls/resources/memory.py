@@ -4,7 +4,7 @@ Contents of private pages are not in the record: `sls.pages` copies them by addr
 are kept as contents of the generation; files that have one are mapped again by it, and must not have changed.
 Sources: proc(5), prctl(2) PR_SET_MM_MAP, Documentation/filesystems/proc.rst (VmFlags).
 
-Not kept: huge pages of hugetlbfs, protection keys, shadow stacks: refused.
+Not kept: files of hugetlbfs and huge System V segments, protection keys, shadow stacks: refused.
 Kernel: Linux 5.17 (names), 6.13 (guard pages), 6.7 for fast deltas.
 """
 
@@ -32,14 +32,16 @@ from sls.resources.base import (
     Stage,
 )
 from sls.resources.nameless import (
+    HUGE_ANONYMOUS,
+    MAP_HUGETLB,
     Nameless,
     capture_nameless,
+    huge_flags,
     is_nameless,
     is_posix_memory,
     nameless_descriptor,
 )
 from sls.resources.sysv_shm import Part, attach, is_segment
-from sls.syscalls import PAGE_BYTES
 
 
 class VmaKind(enum.Enum):
@@ -79,6 +81,7 @@ class VmaRecord(Record, frozen=True):
     advice: tuple[str, ...] = ()
     is_accounted: bool = False
     guards: tuple[tuple[int, int], ...] = ()
+    huge_page_bytes: int = 0  # of private anonymous memory in huge pages
 
     @property
     def length(self) -> int:
@@ -113,7 +116,6 @@ _ADVICE: Final = {"rr": 1, "sr": 2, "dc": 10, "mg": 12, "hg": 14, "nh": 15, "dd"
 _REFUSED: Final = {
     "io": "a mapping of device memory",
     "pf": "a mapping of device memory",
-    "ht": "huge pages of hugetlbfs",
     "ss": "a shadow stack",
     "pk": "a protection key",
     "sf": "a synchronous mapping of persistent memory",
@@ -193,6 +195,7 @@ class Memory(ProcessState[MemoryRecord]):
             memo.drop(_PLAIN)
 
     def prepare(self, ctx: RestoreContext, record: MemoryRecord) -> None:
+        _check_huge_pages(record)
         _executable_descriptor(ctx, record)
         for vma in record.vmas:
             _descriptor(ctx, vma)
@@ -219,7 +222,11 @@ class Memory(ProcessState[MemoryRecord]):
             vma_reply.check()
         process.fill(
             record.object_id,
-            [(vma.start, vma.end) for vma in record.vmas if vma.protection & mmap.PROT_WRITE],
+            [
+                (vma.start, vma.end)
+                for vma in record.vmas
+                if vma.protection & mmap.PROT_WRITE or _is_huge(vma)
+            ],
         )
         executable = _executable_descriptor(ctx, record)
         auxv = In(record.auxv)
@@ -281,6 +288,9 @@ def _vma(
     if unknown := flags - _KEPT_FLAGS - _OTHER_FLAGS - _REFUSED.keys():
         ctx.lose(process.pid, f"memory at {line.start:#x}", f"flags {' '.join(sorted(unknown))}")
     kind, file, inode = _backing(ctx, process, line)
+    huge_page_bytes = 0
+    if "ht" in flags:
+        huge_page_bytes = _huge_page_bytes(process, line, kind, inode)
     return VmaRecord(
         start=line.start,
         end=line.end,
@@ -296,7 +306,27 @@ def _vma(
         advice=tuple(sorted(flags & _KEPT_FLAGS)),
         is_accounted="ac" in flags and not protection & mmap.PROT_WRITE,
         guards=_guards(process.tid, line) if "gu" in flags else (),
+        huge_page_bytes=huge_page_bytes,
     )
+
+
+def _huge_page_bytes(
+    process: CapturedProcess, line: VmaLine, kind: VmaKind, inode: Nameless | None
+) -> int:
+    """Of private memory without an inode to be kept; 0 where that has the pages' size."""
+    if kind is VmaKind.ANONYMOUS:
+        return os.stat(_link(process, line)).st_blksize
+    if inode is None or not inode.page_bytes:
+        raise process.unsupported(
+            f"memory at {line.start:#x}",
+            f"huge pages of a hugetlbfs file or System V segment ({line.name.decode(errors='replace')}) "
+            "are not supported; use MAP_ANONYMOUS or memfd_create(2)",
+        )
+    return 0
+
+
+def _link(process: CapturedProcess, line: VmaLine) -> str:
+    return f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
 
 
 def _guards(tid: int, line: VmaLine) -> tuple[tuple[int, int], ...]:
@@ -331,7 +361,9 @@ def _backing(
     if name in KERNEL_NAMES:
         return VmaKind.KERNEL, None, None
     is_unnamed = (
-        not name or name in (b"[heap]", b"[stack]") or name.startswith((b"[anon:", b"[stack:"))
+        not name
+        or name in (b"[heap]", b"[stack]", HUGE_ANONYMOUS)
+        or name.startswith((b"[anon:", b"[stack:"))
     )
     if is_unnamed and not line.is_shared:
         return VmaKind.ANONYMOUS, None, None
@@ -344,12 +376,10 @@ def _backing(
             f"memory at {line.start:#x}",
             "an asynchronous I/O context (io_setup(2)) is not supported",
         )
-    link = f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
+    link = _link(process, line)
     status = os.stat(link)
     is_memory = is_nameless(name, status) or is_posix_memory(name, status)
     if is_memory or name.startswith((b"/dev/zero (deleted)", b"[anon_shmem:")):
-        if status.st_blksize != PAGE_BYTES and name.startswith(b"/memfd:"):
-            raise process.unsupported(f"memory at {line.start:#x}", "huge pages are not supported")
         return VmaKind.NAMELESS, None, capture_nameless(ctx, link, name, status)
     if not name.startswith(b"/"):
         raise process.unsupported(f"memory at {line.start:#x}", f"{name.decode()} is not supported")
@@ -423,6 +453,22 @@ def open_version(ctx: RestoreContext, file: FileVersion, mode: int) -> int:
     return ctx.once((file.path, mode), make)
 
 
+def _check_huge_pages(record: MemoryRecord) -> None:
+    """RestoreConflictError (ENOMEM) when there are not enough for its private memory."""
+    wanted: dict[int, int] = {}
+    for vma in record.vmas:
+        if vma.huge_page_bytes:
+            pages = vma.length // vma.huge_page_bytes
+            wanted[vma.huge_page_bytes] = wanted.get(vma.huge_page_bytes, 0) + pages
+    for page_bytes, pages in wanted.items():
+        if (free := proc.free_huge_pages(page_bytes)) < pages:
+            raise RestoreConflictError(
+                f"{pages} huge pages of {page_bytes >> 10} kB are needed, {free} are free; "
+                "raise /proc/sys/vm/nr_hugepages and restore again",
+                errno.ENOMEM,
+            )
+
+
 def _clear(process: RestoredProcess, record: MemoryRecord) -> Iterator[Call]:
     """Empty the blank address space but for the arena; move vdso and vvar to their old places."""
     blank = {vma.name: vma for vma in process.layout if vma.name in KERNEL_NAMES}
@@ -477,15 +523,28 @@ def _map(ctx: RestoreContext, vma: VmaRecord) -> Iterator[Call]:
         flags |= _MAP_GROWSDOWN
     if "nr" in vma.advice:
         flags |= _MAP_NORESERVE
+    if vma.huge_page_bytes:
+        flags |= MAP_HUGETLB | huge_flags(vma.huge_page_bytes)
     # memory that was writable once counts against the commit limit, also when it is no longer (RELRO)
     protection = vma.protection | (mmap.PROT_WRITE if vma.is_accounted else 0)
-    yield call("mmap", vma.start, vma.length, protection, flags, _descriptor(ctx, vma), vma.offset)
-    if vma.is_accounted:
+    if _is_huge(vma):
+        protection |= mmap.PROT_WRITE  # to be filled: not even a debugger writes to it otherwise
+    offset = 0 if vma.kind is VmaKind.ANONYMOUS else vma.offset
+    yield call("mmap", vma.start, vma.length, protection, flags, _descriptor(ctx, vma), offset)
+    if vma.is_accounted and not _is_huge(vma):
         yield call("mprotect", vma.start, vma.length, vma.protection)
+
+
+def _is_huge(vma: VmaRecord) -> bool:
+    """Whether its own pages are huge ones."""
+    is_of_inode = vma.inode is not None and vma.inode.page_bytes > 0
+    return vma.huge_page_bytes > 0 or (is_of_inode and not vma.is_shared)
 
 
 def _seal(vma: VmaRecord) -> Iterator[Call]:
     """What comes after the contents: locks, which would make pages; guard pages, which cannot be written; seals."""
+    if _is_huge(vma):
+        yield call("mprotect", vma.start, vma.length, vma.protection)
     if "lo" in vma.advice:
         yield call("mlock2", vma.start, vma.length, _MLOCK_ONFAULT if "lf" in vma.advice else 0)
     for start, end in vma.guards:

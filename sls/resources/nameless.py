@@ -14,6 +14,7 @@ import mmap
 import os
 import stat
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from sls import proc, syscalls
@@ -25,6 +26,9 @@ from sls.syscalls import PAGE_BYTES
 _DELETED: Final = b" (deleted)"
 _MEMFD: Final = b"/memfd:"
 _POSIX: Final = b"/dev/shm/"
+HUGE_ANONYMOUS: Final = b"/anon_hugepage (deleted)"
+_MFD_HUGETLB: Final = 4
+MAP_HUGETLB: Final = 0x40000
 _NO_SEALS: Final = 0
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _NAME_TRIES: Final = 100
@@ -51,6 +55,7 @@ class Nameless(Record, frozen=True):
     gid: int = 0
     seals: int = 0
     mtime_ns: int = 0
+    page_bytes: int = 0  # of huge pages
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
@@ -105,7 +110,7 @@ def capture_nameless(
     elif target.startswith(_MEMFD):
         kind, name = NamelessKind.MEMFD, name.removeprefix(_MEMFD)
         seals = _seals(link)
-    elif not target.startswith(b"/") or target.startswith(b"/dev/zero (deleted)"):
+    elif not target.startswith(b"/") or target.startswith((b"/dev/zero (deleted)", HUGE_ANONYMOUS)):
         kind, name = NamelessKind.ANONYMOUS, b""
     elif os.path.basename(name) == b"#%d" % status.st_ino:  # d_tmpfile() of fs/dcache.c
         kind, name = NamelessKind.TMPFILE, os.path.dirname(name)
@@ -118,7 +123,14 @@ def capture_nameless(
         gid=status.st_gid,
         seals=seals,
         mtime_ns=status.st_mtime_ns,
+        page_bytes=huge_page_bytes(target, status),
     )
+
+
+def huge_page_bytes(target: bytes, status: os.stat_result) -> int:
+    """The size of its pages, where they are of hugetlbfs (memfd_create(2), mmap(2)); else 0."""
+    is_memory = target.startswith((_MEMFD, HUGE_ANONYMOUS))
+    return status.st_blksize if is_memory and status.st_blksize > PAGE_BYTES else 0
 
 
 def _seals(link: str) -> int:
@@ -243,17 +255,33 @@ def _fill(ctx: RestoreContext, inode: Nameless, fd: int) -> None:
         os.ftruncate(fd, size)
     pages = -(-size // PAGE_BYTES) * PAGE_BYTES
     ranges = intersection(list(ctx.contents.data_ranges(object_id)), [(0, pages)])
-    ctx.contents.copy_to(object_id, ranges, write)
+    if inode.page_bytes and size:  # which no write(2) reaches
+        with mmap.mmap(fd, size) as memory, memoryview(memory) as view:
+            ctx.contents.copy_to(object_id, ranges, partial(_put, view))
+    else:
+        ctx.contents.copy_to(object_id, ranges, write)
     if inode.kind is not NamelessKind.ANONYMOUS:
         os.fchown(fd, inode.uid, inode.gid)
         os.fchmod(fd, inode.mode)
         os.utime(fd, ns=(inode.mtime_ns, inode.mtime_ns))
 
 
+def _put(view: memoryview, offset: int, data: memoryview) -> None:
+    view[offset : offset + len(data)] = data
+
+
+def huge_flags(page_bytes: int) -> int:
+    """log2 of the size where mmap(2) and memfd_create(2) want it; 0 for pages of the usual size."""
+    return (page_bytes.bit_length() - 1) << 26 if page_bytes else 0
+
+
 def _make_anonymous(ctx: RestoreContext, inode: Nameless) -> int:
     """Shared anonymous memory has no descriptor but its link in map_files."""
     size = max(inode.content.size_bytes, PAGE_BYTES)
-    with mmap.mmap(-1, size, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS) as memory:
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+    if inode.page_bytes:
+        flags |= MAP_HUGETLB | huge_flags(inode.page_bytes)
+    with mmap.mmap(-1, size, flags) as memory:
         address = syscalls.address_of(memory)
         maps = proc.parse_maps(proc.read(os.getpid(), "maps"))
         vma = next(vma for vma in maps if vma.start <= address < vma.end)
@@ -261,7 +289,10 @@ def _make_anonymous(ctx: RestoreContext, inode: Nameless) -> int:
 
 
 def _make_memfd(ctx: RestoreContext, inode: Nameless) -> int:
-    return os.memfd_create(os.fsdecode(inode.name), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    if inode.page_bytes:
+        flags |= _MFD_HUGETLB | huge_flags(inode.page_bytes)
+    return os.memfd_create(os.fsdecode(inode.name), flags)
 
 
 def _make_deleted(ctx: RestoreContext, inode: Nameless) -> int:

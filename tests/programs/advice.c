@@ -194,19 +194,13 @@ static void split(char **argv)
         area[i * PAGE] = 1;
 }
 
-static void have_huge(char **argv)
-{
-    map(2 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_HUGETLB | MAP_NORESERVE);
-    wait_for_go(argv);
-}
-
 int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
         void (*run)(char **);
     } cases[] = {{"advise", advise}, {"lock", lock}, {"lock-future", lock_future}, {"guard", guard},
-                 {"grow", grow}, {"spread", spread}, {"seal", seal}, {"split", split}, {"huge", have_huge}};
+                 {"grow", grow}, {"spread", spread}, {"seal", seal}, {"split", split}};
     static char buffer[BUFSIZ];
     setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)

@@ -28,10 +28,6 @@ def test_memory_advice_locks_and_kinds(kept: Kept, case: str) -> None:
     kept("advice.c", case)
 
 
-def test_x26_huge_pages_are_refused(refused: Refused) -> None:
-    assert "huge pages of hugetlbfs" in refused("advice.c", "huge")
-
-
 def test_x26_asynchronous_io_is_refused(refused: Refused) -> None:
     assert "io_setup(2)" in refused("aio.c")
 
