@@ -78,6 +78,7 @@ def part(image: Image, parting: Parting) -> None:
     kinds = {kind.record: kind for kind in FILE_TYPES}
     for record in image.files:
         kinds[type(record)].part(parting, record)
+    parting.begin()
 
 
 def _owner(image: Image, uid: int, gid: int) -> Owner:

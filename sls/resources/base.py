@@ -296,6 +296,10 @@ class CapturedProcess:
 class Shelter(Protocol):
     """What a resource holds up between the end of processes and their return, so that nobody outside notices."""
 
+    def begin(self) -> None:
+        """All that is to come back has been told of."""
+        ...
+
     def seal(self) -> None:
         """The processes have ended."""
         ...
@@ -322,6 +326,11 @@ class Parting:
         found = self._shelters[kind]
         assert isinstance(found, kind)
         return found
+
+    def begin(self) -> None:
+        """All that is to come back has been told of."""
+        for one in self._shelters.values():
+            one.begin()
 
     def seal(self) -> None:
         """The processes have ended."""

@@ -189,8 +189,7 @@ def _look_at_all(ctx: CaptureContext) -> _Table:
 def _hold(parting: Parting, ends: Collection[Addresses]) -> None:
     """Before a look at the queues: what arrives afterwards would be confirmed, and lost."""
     outside = [one for one in ends if as_sent_by_the_peer(one) not in ends]
-    for one in outside:
-        parting.shelter(QuietPeers).hold(one)
+    parting.shelter(QuietPeers).hold(outside)
 
 
 def is_tcp(file: OpenFile) -> bool:

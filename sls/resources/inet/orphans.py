@@ -4,17 +4,18 @@ They keep a port without SO_REUSEADDR from being bound, and an address pair from
 """
 
 import socket
+from collections.abc import Collection
 
 from sls import sock_diag
 
 
-def end_orphans(port: int, remote_port: int = 0) -> bool:
-    """Abort them on a local port, or only those to `remote_port`; False when there are none, or somebody listens."""
+def end_orphans(port: int, remote_ports: Collection[int] = ()) -> bool:
+    """Abort them on a local port, or only those to `remote_ports`; False when there are none, or somebody listens."""
     found = [
         one
         for family in (socket.AF_INET, socket.AF_INET6)
         for one in sock_diag.tcp_sockets(family, port)
-        if not remote_port or one.remote_port == remote_port
+        if not remote_ports or one.remote_port in remote_ports
     ]
     if any(one.state == sock_diag.TCP_LISTEN for one in found):
         return False

@@ -7,7 +7,7 @@ asked how far it has come. If that is where the image stands, the connection goe
 
 import errno
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -45,25 +45,31 @@ class QuietPeers:
         self._held: set[Addresses] = set()
         self._table: QuietTable | None = None
 
-    def hold(self, connection: Addresses) -> None:
+    def hold(self, connections: Collection[Addresses]) -> None:
         """From now on nothing passes."""
-        self._held.add(connection)
+        self._held.update(connections)
         try:
-            if self._table is None:
+            if self._table is None and connections:
                 self._table = QuietTable()
-            self._table.add([connection])
+            if self._table is not None:
+                self._table.add(connections)
         except OSError as error:
             self.lack = f"the network cannot be filtered here (nf_tables: {strerror(error)})"
 
     def expect(self, connection: Addresses, peer: Peer) -> None:
         """The connection is to be joined again."""
         self.peers[connection] = peer
-        self.hold(connection)
+
+    def begin(self) -> None:
+        self.hold(self.peers)
 
     def seal(self) -> None:
         """What the ended processes leave in the kernel would speak again when nothing is held up any more."""
+        remote_ports: dict[int, set[int]] = {}
         for connection in self._held:
-            end_orphans(connection.local_port, connection.remote_port)
+            remote_ports.setdefault(connection.local_port, set()).add(connection.remote_port)
+        for port, others in remote_ports.items():
+            end_orphans(port, others)
 
     def close(self) -> None:
         if self._table is not None:
@@ -95,10 +101,11 @@ def _judge_all(ctx: RestoreContext) -> Mapping[Addresses, Verdict]:
         return dict.fromkeys(shelter.peers, Verdict(reason=shelter.lack))
     shelter.seal()
     answers = packets.ask({one: (one, _question(peer)) for one, peer in shelter.peers.items()})
+    used = _used({one.local_port for one in shelter.peers})
     found = {}
     for connection, peer in shelter.peers.items():
         answer = answers.get(connection)
-        if _is_used(connection):
+        if connection in used:
             verdict = Verdict(reason="another program has a connection with these addresses")
         else:
             verdict = judge(peer.endpoint, answer, is_last_word=ctx.is_last_word)
@@ -140,14 +147,15 @@ def judge(endpoint: TcpEndpoint, answer: Answer | None, *, is_last_word: bool) -
     return Verdict(confirmed_bytes=min(confirmed, len(endpoint.written)))
 
 
-def _is_used(connection: Addresses) -> bool:
-    return any(
-        one.inode and one.remote_port == connection.remote_port
-        and _packed(one.remote_host) == connection.remote_host
-        and _packed(one.local_host) == connection.local_host
+def _used(ports: Iterable[int]) -> set[Addresses]:
+    """Connections that somebody has on these local ports."""
+    return {
+        Addresses(_packed(one.local_host), port, _packed(one.remote_host), one.remote_port)
+        for port in ports
         for family in sock_diag.FAMILIES
-        for one in sock_diag.tcp_sockets(family, connection.local_port)
-    )  # fmt: skip
+        for one in sock_diag.tcp_sockets(family, port)
+        if one.inode
+    }
 
 
 def _reset(connection: Addresses, answer: Answer, scope: int) -> None:

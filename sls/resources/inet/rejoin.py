@@ -87,9 +87,8 @@ def _rebuilt(
     """This end where it was, in repair mode until the parting ends."""
     local, remote = connection.end.local, connection.remote
     assert remote is not None
-    end_orphans(local.port, remote.port)
-    if connection.fate is Fate.JOINED:
-        end_orphans(remote.port, local.port)
+    for port in (local.port, remote.port) if connection.fate is Fate.JOINED else (local.port,):
+        ctx.once(("orphans of port", port), partial(end_orphans, port))
     view = _unbound(connection.end)
     try:
         begin_repair(view)
