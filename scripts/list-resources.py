@@ -5,6 +5,7 @@
 
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +19,9 @@ STRESSORS = ROOT / "docs" / "stress-ng.tsv"
 STRESS_HEAD = """
 ## stress-ng
 
-Each stressor of Debian's stress-ng 0.15.06 ran once with `--verify`, was checkpointed, killed and restored midway
-(`scripts/stress-table.py`; Linux 6.18, 2 cores, beside other work). Faults that are still open stand in the table as
-they were found. Where a pid is in use by a process that ended, the script's own kill had missed one (it freezes the
-control group first since); `aiol` is refused by name since. Stressors that would harm the machine are not tried.
+Each stressor of Debian's stress-ng 0.15.06 ran as one instance with `--verify`, was checkpointed, killed and restored
+in its middle (`scripts/stress-table.py`; Linux 6.18, 2 cores, beside other work, in namespaces, with a few harmless
+devices). One that was refused had to end well as if nothing had been. What would reach the whole machine is not tried.
 """
 HEAD = """# Resources
 
@@ -82,7 +82,9 @@ def stressors() -> Iterator[str]:
     """The outcomes that `scripts/stress-table.py` has found; those that went well on one line."""
     rows = [line.split("\t") for line in STRESSORS.read_text().splitlines()]
     well = [f"`{name}`" for name, outcome, _ in rows if outcome == "well"]
-    yield f"\n{len(well)} of {len(rows)} went well: {', '.join(well)}.\n\n"
+    others = Counter(outcome for _, outcome, _ in rows if outcome != "well")
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(others.items()))
+    yield f"\nOf {len(rows)}: {counts}, {len(well)} well: {', '.join(well)}.\n\n"
     yield "| stressor | outcome | words |\n|---|---|---|\n"
     for name, outcome, words in rows:
         if outcome != "well":

@@ -38,13 +38,15 @@ UNSHARE: Final = (
 # memory is bounded, /sys can be read only.
 PREPARE: Final = """
 ip link set lo up
+echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range
 dev=$(mktemp -d)
 mount -t tmpfs -o mode=755,size=64M dev "$dev"
-for name in null zero full random urandom tty ptmx fuse; do
+for name in null zero full random urandom tty ptmx fuse kvm; do
     [ ! -e /dev/$name ] || cp -a /dev/$name "$dev/"
 done
 ln -s /proc/self/fd "$dev/fd"
-mkdir "$dev/pts" "$dev/shm"
+mkdir "$dev/pts" "$dev/shm" "$dev/net"
+[ ! -e /dev/net/tun ] || cp -a /dev/net/tun "$dev/net/"
 mount -t devpts -o newinstance,mode=620,ptmxmode=666 devpts "$dev/pts"
 mount -t tmpfs -o mode=1777,size=256M shm "$dev/shm"
 mount --rbind "$dev" /dev

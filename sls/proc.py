@@ -58,9 +58,15 @@ def reread(pid: int, name: str) -> bytes:
 
 def _read_from_start(fd: int) -> bytes:
     text = os.pread(fd, _FIRST_READ_BYTES, 0)
-    while chunk := os.pread(fd, 1024 if len(text) < 1024 else _NEXT_READ_BYTES, len(text)):
-        text += chunk
-    return text
+    chunk = os.pread(fd, 1024 if len(text) < 1024 else _NEXT_READ_BYTES, len(text))
+    if not chunk:
+        return text
+    chunks = [text, chunk]
+    length = len(text) + len(chunk)
+    while chunk := os.pread(fd, _NEXT_READ_BYTES, length):
+        chunks.append(chunk)
+        length += len(chunk)
+    return b"".join(chunks)
 
 
 def open_memory(pid: int) -> int:

@@ -20,6 +20,7 @@ import os
 import signal
 import struct
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeVar
@@ -391,6 +392,8 @@ class Arena:
             with room_for(thread.pid, ARENA_BYTES):
                 run_in_vdso(thread, maps, calls)
         except RemoteSyscallError as error:
+            with suppress(RemoteSyscallError):  # some of it may be there
+                run_in_vdso(thread, maps, (call("munmap", base, ARENA_BYTES),))
             if error.errno != errno.ENOMEM:
                 raise
             raise UnsupportedResourceError(

@@ -56,7 +56,7 @@ _LIMITED: Final = {  # options of prlimit(1)
     "resources": ("--as=536870912", "--nofile=256"),
     "stack": ("--as=536870912",),
 }
-_AS_NOBODY: Final = ("exec", "spawn")  # they refuse to run as root
+_AS_NOBODY: Final = ("bad-ioctl", "exec", "spawn")  # they refuse to run as root
 _NOBODY: Final = 65534
 # what would reach the machine beyond the namespaces of the run
 _WITHOUT: Final = "-sys_boot,-sys_module,-sys_pacct,-sys_time,-syslog,-wake_alarm"

@@ -28,6 +28,11 @@ def test_memory_advice_locks_and_kinds(kept: Kept, case: str) -> None:
     kept("advice.c", case)
 
 
+def test_as_many_mappings_as_there_may_be(refused: Refused) -> None:
+    words = refused("no_room_inside.c")
+    assert "address space: no room for 256 KiB of ours" in words
+
+
 def test_x26_asynchronous_io_is_refused(refused: Refused) -> None:
     assert "io_setup(2)" in refused("aio.c")
 
