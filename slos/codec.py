@@ -9,12 +9,17 @@ import struct
 
 import lz4.block
 import lz4.frame
+from xxhash import xxh32_intdigest
 
 BLOCK_BYTES = 65536  # The least of the sizes that a frame may have.
 LZ4 = 1  # The flag of a record whose body is compressed.
 _FRAMED_BLOCKS = 16
 _FRAME_HEADER_BYTES = 7  # Magic, flags, largest block, checksum: no size, no dictionary.
 _BLOCK_SIZE = struct.Struct("<I")
+# Magic, flags (version 1, independent blocks, size told), largest block: 64 KiB.
+_FRAME_MAGIC = (0x184D2204).to_bytes(4, "little")
+_FRAME_FLAGS = bytes([0x68, 0x40])
+_FRAME_END = bytes(4)
 _PLAIN_BLOCK = 1 << 31
 
 Body = tuple[bytes | memoryview, int]
@@ -33,10 +38,15 @@ def _smaller(body: bytes | memoryview, raw: bytes | memoryview) -> Body:
 
 def compress_blocks(raw: memoryview) -> list[Body]:
     """What `compress` makes of each block of the bytes, the last of which may be shorter."""
-    starts = range(0, len(raw), BLOCK_BYTES)
-    if len(starts) <= _FRAMED_BLOCKS:
+    if len(raw) <= _FRAMED_BLOCKS * BLOCK_BYTES:
+        starts = range(0, len(raw), BLOCK_BYTES)
         return [compress(raw[start : start + BLOCK_BYTES]) for start in starts]
-    frame = memoryview(
+    return take_blocks(compress_frame(raw), raw)
+
+
+def compress_frame(raw: memoryview) -> bytes:
+    """All blocks of the bytes by one call, which lets other threads run; for `take_blocks`."""
+    return bytes(
         lz4.frame.compress(
             raw,
             block_size=lz4.frame.BLOCKSIZE_MAX64KB,
@@ -44,14 +54,19 @@ def compress_blocks(raw: memoryview) -> list[Body]:
             store_size=False,
         )
     )
+
+
+def take_blocks(frame: bytes, raw: memoryview) -> list[Body]:
+    """The blocks of a frame, each as `compress` makes it."""
+    view = memoryview(frame)
     bodies: list[Body] = []
     at = _FRAME_HEADER_BYTES
-    for start in starts:
+    for start in range(0, len(raw), BLOCK_BYTES):
         size = _BLOCK_SIZE.unpack_from(frame, at)[0]
         length = size & ~_PLAIN_BLOCK
         at += _BLOCK_SIZE.size
         block = raw[start : start + BLOCK_BYTES]
-        body = block if size & _PLAIN_BLOCK else frame[at : at + length]
+        body = block if size & _PLAIN_BLOCK else view[at : at + length]
         bodies.append(_smaller(body, block))
         at += length
     return bodies
@@ -65,3 +80,21 @@ def decompress(body: bytes | memoryview, flags: int, raw: int) -> bytes | memory
         except lz4.block.LZ4BlockError:
             return None
     return body if len(body) == raw else None
+
+
+def decompress_blocks(bodies: list[memoryview], raw: int) -> memoryview | None:
+    """The `raw` bytes of compressed bodies in a row, by one call that lets other threads run.
+
+    None where they do not hold so many bytes together. Each of them may hold at most BLOCK_BYTES.
+    """
+    descriptor = _FRAME_FLAGS + raw.to_bytes(8, "little")
+    check = xxh32_intdigest(descriptor) >> 8 & 0xFF
+    parts: list[bytes | memoryview] = [_FRAME_MAGIC, descriptor, bytes([check])]
+    for body in bodies:
+        parts += (_BLOCK_SIZE.pack(len(body)), body)
+    parts.append(_FRAME_END)
+    try:
+        found = lz4.frame.decompress(b"".join(parts))
+    except RuntimeError:
+        return None
+    return memoryview(found) if len(found) == raw else None

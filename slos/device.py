@@ -25,6 +25,9 @@ class Device(Protocol):
     def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes; fewer only at the end of the file."""
 
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill the buffer; the number of bytes, fewer only at the end of the file."""
+
     def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
         """Write the parts one after the other; all of them, or OSError."""
 
@@ -78,6 +81,15 @@ class FileDevice:
             parts.append(part)
             have += len(part)
         return b"".join(parts)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        have = 0
+        while have < len(buffer):
+            count = os.preadv(self._fd, [buffer[have:]], offset + have)
+            if not count:
+                break
+            have += count
+        return have
 
     def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
         for start in range(0, len(parts), _IOV_MAX):

@@ -4,19 +4,21 @@ Knows pages and page ids, no objects. The blocks of a long piece are compressed 
 threads (lz4 releases the interpreter lock); whoever asks for the records waits for it.
 """
 
-from concurrent.futures import Future
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_digest
 
-from slos.codec import Body, compress_blocks
+from slos.codec import Body, compress_blocks, compress_frame, take_blocks
 from slos.core import Core
 from slos.format import BLOCK_PAGES, U64, Array, Draft, encode_pages
 from slos.store import PAGE_BYTES
 
 _NONE = np.zeros(0, np.uint64)
+_Bodies = Callable[[], list[Body]]
 # Made once: half of the time of hashing a page in a loop goes into its slice.
 _PAGE_SLICES = [slice(at, at + PAGE_BYTES) for at in range(0, 1024 * PAGE_BYTES, PAGE_BYTES)]
 
@@ -33,7 +35,7 @@ class Batch:
         first_block: int = 0,
         fresh: Array = _NONE,
         hashes: Array = _NONE,
-        bodies: "Future[list[Body]] | list[Body] | None" = None,
+        bodies: _Bodies | None = None,
     ):
         self.ids = ids
         self.first_block = first_block
@@ -46,9 +48,7 @@ class Batch:
     def drafts(self) -> list[Draft]:
         """The records; waits for the thread that compresses them."""
         if self._drafts is None:
-            bodies = self._bodies or []
-            if isinstance(bodies, Future):
-                bodies = bodies.result()
+            bodies = self._bodies() if self._bodies is not None else []
             packed, step = self.hashes.tobytes(), BLOCK_PAGES * 8
             self._drafts = [
                 encode_pages(
@@ -123,9 +123,16 @@ def prepare(
         found[fresh] = new_ids
         ids = np.zeros(len(words), np.uint64)
         ids[filled] = found if twins is None else np.where(found == 0, found[twins], found)
-    bodies: Future[list[Body]] | list[Body]
-    bodies = core.pool.submit(compress_blocks, data) if threaded else compress_blocks(data)
-    return Batch(ids, first, new_ids, hashes, bodies)
+    return Batch(ids, first, new_ids, hashes, _bodies(core, data, threaded=threaded))
+
+
+def _bodies(core: Core, data: memoryview, *, threaded: bool) -> _Bodies:
+    """The compressed blocks, when they are asked for."""
+    if not threaded:
+        return partial(compress_blocks, data)
+    frame = core.pool.submit(compress_frame, data)
+    # The thread that compresses does only that; whoever writes takes the frame apart.
+    return lambda: take_blocks(frame.result(), data)
 
 
 def _gather(rows: Array, fresh: NDArray[np.int64]) -> memoryview:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_digest
 
 from slos.blocks import Places
-from slos.bulk import Wanted, copy_plain
+from slos.bulk import Wanted, copy_pages
 from slos.catalog import Run
 from slos.errors import device_error
 from slos.extents import EMPTY, Entries, View
@@ -37,6 +37,7 @@ from slos.store import PAGE_BYTES
 
 _SPAN_BYTES = 2 << 20
 _GAP_BYTES = 64 << 10
+_WINDOW_BYTES = _SPAN_BYTES + 2 * MAX_RECORD_BYTES
 _BLOCK_CACHE = 128
 _VIEW_CACHE_BYTES = 48 << 20
 _CACHED_PAGES = 64
@@ -96,6 +97,7 @@ class PageReader:
         self._pool = pool
         self._locate = locate
         self._cache: Cache[_Record] = Cache(_BLOCK_CACHE)
+        self._buffers: list[memoryview] = []
 
     def clear(self) -> None:
         """Forget what was cached: offsets are used anew."""
@@ -162,19 +164,26 @@ class PageReader:
     ) -> None:
         """Read spans until there are none left; another thread may take some of them."""
         cached = len(plan.order) <= _CACHED_PAGES
+        # Pages of fresh memory cost as much as what is read into them.
+        buffer = None if cached else self._take_buffer()
         for first, last in spans:
             end = plan.starts[last] + plan.sizes[last]
-            window = _Window(self._log, plan.starts[first], end)
+            window = _Window(self._log, plan.starts[first], end, buffer)
             for group in self._rest(plan, window, first, last, out):
                 part = slice(plan.bounds[group], plan.bounds[group + 1])
                 record = self._record(window, plan.starts[group], plan.slots[part], cached)
                 if record is None or not plan.is_met(group, record):
                     bad.append(plan.order[part])
                     continue
-                for row, slot, count in plan.pieces[
-                    plan.piece_at[group] : plan.piece_at[group + 1]
-                ]:
-                    out[row : row + count] = record.pages[slot : slot + count]
+                out[plan.rows[part]] = record.pages[plan.slots[part]]
+        if buffer is not None:
+            self._buffers.append(buffer)
+
+    def _take_buffer(self) -> memoryview:
+        try:
+            return self._buffers.pop()
+        except IndexError:
+            return memoryview(bytearray(_WINDOW_BYTES))
 
     def _rest(
         self, plan: "_Plan", window: "_Window", first: int, last: int, out: PageRows
@@ -183,7 +192,7 @@ class PageReader:
         groups = range(first, last + 1)
         if last - first < _BULK_RECORDS or plan.starts[first] == 0:
             return groups
-        done = copy_plain(window.data, self._log.seed, plan.wanted(first, last), out)
+        done = copy_pages(window.data, self._log.seed, plan.wanted(first, last), out)
         return [group for group, did in zip(groups, done.tolist(), strict=True) if not did]
 
     def _record(
@@ -214,31 +223,15 @@ class _Plan:
         self.bounds: list[int] = np.append(firsts, len(self.order)).tolist()
         self.starts: list[int] = offsets[firsts].tolist()
         self.sizes: list[int] = places.sizes[self.order[firsts]].tolist()
-        # Slots and rows that both go up by one are copied in one piece.
-        begins = np.ones(len(self.order), np.bool_)
-        begins[1:] = (np.diff(self.slots) != 1) | (np.diff(self.rows) != 1)
-        begins[firsts] = True
-        pieces = np.flatnonzero(begins)
-        self.pieces: list[tuple[int, int, int]] = list(
-            zip(
-                self.rows[pieces].tolist(),
-                self.slots[pieces].tolist(),
-                np.diff(pieces, append=len(self.order)).tolist(),
-                strict=True,
-            )
-        )
-        self.piece_at: list[int] = np.searchsorted(pieces, self.bounds).tolist()
         self._firsts = np.append(firsts, len(self.order))
         self._places = offsets[firsts]
-        self._limits: list[int] = []
-        self._bases: list[int] = []
-        self._base_row = np.zeros(0, np.int64)
+        self._limits = np.zeros(0, np.int64)
+        self._bases = np.zeros(0, np.int64)
         if len(firsts):
             bases = self.ids.astype(np.int64) - self.slots
             same = np.maximum.reduceat(bases, firsts) == np.minimum.reduceat(bases, firsts)
-            self._limits = np.maximum.reduceat(self.slots, firsts).tolist()
-            self._base_row = np.where(same, bases[firsts], -1)
-            self._bases = self._base_row.tolist()
+            self._limits = np.maximum.reduceat(self.slots, firsts)
+            self._bases = np.where(same, bases[firsts], -1)
 
     def wanted(self, first: int, last: int) -> Wanted:
         """The groups from `first` to `last`, with places told from the first one's on."""
@@ -247,7 +240,8 @@ class _Plan:
         return Wanted(
             self._places[first : last + 1] - self._places[first],
             np.diff(bounds),
-            self._base_row[first : last + 1],
+            self._limits[first : last + 1],
+            self._bases[first : last + 1],
             self.slots[pages],
             self.rows[pages],
         )
@@ -257,7 +251,7 @@ class _Plan:
         if self._limits[group] >= len(record.pages):
             return False
         if record.ids is None:
-            return record.first == self._bases[group]
+            return record.first == int(self._bases[group])
         part = slice(self.bounds[group], self.bounds[group + 1])
         return bool((record.ids[self.slots[part]] == self.ids[part]).all())
 
@@ -283,22 +277,32 @@ def _spans(starts: list[int], sizes: list[int]) -> list[tuple[int, int]]:
 
 
 class _Window:
-    """Bytes of the log, read when the first record in them is asked for."""
+    """Bytes of the log, read when the first record in them is asked for.
 
-    def __init__(self, log: Log, start: int, end: int):
+    With a buffer they lie there, until it is used for the next window.
+    """
+
+    def __init__(self, log: Log, start: int, end: int, buffer: memoryview | None):
         self._log = log
         self._start = start
-        self._length = min(end - start, _SPAN_BYTES + 2 * MAX_RECORD_BYTES)
+        self._length = min(end - start, _WINDOW_BYTES)
+        self._buffer = buffer
         self._data: memoryview | None = None
 
     @property
     def data(self) -> memoryview:
         if self._data is None:
             try:
-                self._data = memoryview(self._log.device.read(self._start, self._length))
+                self._data = self._read()
             except OSError as error:
                 raise device_error(error, "reading the store", self._start) from error
         return self._data
+
+    def _read(self) -> memoryview:
+        device, buffer = self._log.device, self._buffer
+        if buffer is None:
+            return memoryview(device.read(self._start, self._length))
+        return buffer[: device.read_into(self._start, buffer[: self._length])]
 
     def record(self, offset: int, slots: NDArray[np.int64] | None) -> _Record | None:
         """The record of pages at an offset, None where there is none or a damaged one.

@@ -18,6 +18,11 @@ class MemoryDevice:
     def read(self, offset: int, length: int) -> bytes:
         return bytes(self.image[offset : offset + length])
 
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        data = self.read(offset, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
         apply_write(self.image, offset, b"".join(parts))
 
