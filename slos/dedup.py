@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from slos.format import Array
 
 _RATIO = 8
-# Bytes of the filter for each page: one in so many lookups of a page that is not there goes on.
+# Bytes of the filter for each page: one in twenty lookups of a page that is not there goes on.
 _FILTER_SHARE = 8
 _FILTER_BYTES = 1 << 16
 _RECENT = 16384
+_OTHER_BITS = np.uint64(32)
 _NONE = np.zeros(0, np.uint64)
 
 
@@ -40,8 +41,9 @@ class HashIndex:
         self._recent: dict[int, int] = {}
         self.next_key = 0
         self._max_entries = max_entries
-        # Most pages are new, and one look at a small table tells: a byte for each value of the
-        # hashes' lowest bits, set if it occurs. Grows with the index, forgets nothing.
+        # Most pages are new, and two looks at a small table tell: a byte for each value of the
+        # hashes' lowest bits and of other bits, set if it occurs. Grows with the index, forgets
+        # nothing.
         self._filter = np.zeros(_FILTER_BYTES, np.bool_)
 
     def __len__(self) -> int:
@@ -50,12 +52,23 @@ class HashIndex:
     def add(self, hashes: Array, ids: Array) -> None:
         """New pages."""
         self._recent.update(zip(hashes.tolist(), ids.tolist(), strict=True))
-        self._filter[self._slots(hashes)] = True
+        self._mark(hashes)
         if len(self._recent) >= _RECENT:
             self._settle()
 
     def _slots(self, hashes: Array) -> NDArray[np.intp]:
         return (hashes & np.uint64(len(self._filter) - 1)).astype(np.intp)
+
+    def _mark(self, hashes: Array) -> None:
+        self._filter[self._slots(hashes)] = True
+        self._filter[self._slots(hashes >> _OTHER_BITS)] = True
+
+    def _marked(self, hashes: Array) -> NDArray[np.int64]:
+        """Which of the hashes may be known."""
+        maybe = np.flatnonzero(self._filter[self._slots(hashes)])
+        if not len(maybe):
+            return maybe
+        return maybe[self._filter[self._slots(hashes[maybe] >> _OTHER_BITS)]]
 
     def _grow_filter(self) -> None:
         size = len(self._filter)
@@ -65,10 +78,9 @@ class HashIndex:
             return
         self._filter = np.zeros(size, np.bool_)
         for level in self.levels:
-            self._filter[self._slots(level.hashes)] = True
+            self._mark(level.hashes)
         if self._recent:
-            recent = np.fromiter(self._recent.keys(), np.uint64, len(self._recent))
-            self._filter[self._slots(recent)] = True
+            self._mark(np.fromiter(self._recent.keys(), np.uint64, len(self._recent)))
 
     def _settle(self) -> None:
         """Make a level of the newest pages."""
@@ -92,7 +104,7 @@ class HashIndex:
     def find(self, hashes: Array) -> Array:
         """A page id proposed for each hash, 0 where there is none."""
         found = np.zeros(len(hashes), np.uint64)
-        maybe = np.flatnonzero(self._filter[self._slots(hashes)])
+        maybe = self._marked(hashes)
         if not len(maybe):
             return found
         # In order, neighbouring searches touch the same memory: twice as fast in a long level.
@@ -154,7 +166,7 @@ class HashIndex:
         self.levels.insert(0, level)
         self.levels.sort(key=lambda level: -len(level.ids))
         self.next_key = max(self.next_key, key + 1)
-        self._filter[self._slots(level.hashes)] = True
+        self._mark(level.hashes)
         self._grow_filter()
 
 

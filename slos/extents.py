@@ -90,13 +90,23 @@ class View:
         pages, ids = self.part(object_id)
         if not len(pages):
             return np.zeros(len(wanted), np.bool_), _NONE
-        first = pages[0]
-        if int(pages[-1] - first) == len(pages) - 1:  # A gapless row needs no search.
-            known = (wanted >= first) & (wanted <= pages[-1])
-            return known, ids[(wanted[known] - first).astype(np.intp)]
+        if _is_gapless(pages):
+            known = self.knows(object_id, wanted)
+            return known, ids[(wanted[known] - pages[0]).astype(np.intp)]
         index = pages.searchsorted(wanted)
         known = pages.take(index, mode="clip") == wanted
         return known, ids[index[known]]
+
+    def knows(self, object_id: int, wanted: Array) -> NDArray[np.bool_]:
+        """Which pages of one object the run speaks of; of a gapless row no entry is looked at."""
+        pages, _ = self.part(object_id)
+        if len(pages) and _is_gapless(pages):
+            return np.asarray((wanted >= pages[0]) & (wanted <= pages[-1]), np.bool_)
+        return self.find(object_id, wanted)[0]
+
+
+def _is_gapless(pages: Array) -> bool:
+    return int(pages[-1] - pages[0]) == len(pages) - 1
 
 
 def sort_entries(objects: Array, pages: Array, ids: Array) -> Entries:

@@ -568,9 +568,7 @@ class ObjectTransaction:
         # The oldest run holds most pages: where there are no holes one run that speaks is enough.
         left = numbers
         for run_id in parent.run_ids:
-            known, found = core.view(run_id, parent).find(object_id, left)
-            if len(found):
-                left = left[~known]
-                if not len(left):
-                    break
+            left = left[~core.view(run_id, parent).knows(object_id, left)]
+            if not len(left):
+                break
         return len(numbers) - len(left)
