@@ -87,6 +87,7 @@ class Reading:
             self._capture_files(self._at_once(changed))
         for process in session.processes:
             self._capture_states(process, can_wait=process.pid not in changed)
+        self._refuse_too_many()
         session.end()
 
     def afterwards(self) -> Image:
@@ -198,15 +199,15 @@ class Reading:
         self._refuse_too_many()
 
     def _refuse_too_many(self) -> None:
-        """All descriptions are held at once, by a capture and by a restore, in one process."""
+        """All descriptions are held at once by a capture; by a restore also all contents, twice."""
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        count = len(self.ctx.files)
-        if count + _OWN_FILES > most:
+        files, contents = len(self.ctx.files), len(self.ctx.contents)
+        if files + 2 * contents + _OWN_FILES > most:
             raise UnsupportedResourceError(
                 max(self._tables, key=lambda pid: len(self._tables[pid])),
-                "descriptors",
-                f"{count} files are open in all, and the filesystem's daemon may hold {most}; "
-                "raise its limit of open files (RLIMIT_NOFILE), or close some",
+                "descriptors" if files > contents else "memory",
+                f"{files} files and {contents} objects of shared memory are open in all, and the filesystem's daemon "
+                f"may hold {most}; raise its limit of open files (RLIMIT_NOFILE), or close some",
             )
 
     def _descriptor(self, process: CapturedProcess, fd: int) -> DescriptorImage:

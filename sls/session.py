@@ -224,14 +224,14 @@ def private_mappings(vmas: Sequence[VmaLine], arena: Arena | None) -> list[VmaLi
 
 
 def copy_content(content: Content, source: MemorySource, buffer: CopyBuffer) -> CapturedObject:
-    """Copy what a resource asked for (shared memory, a deleted file) into the buffer; closes the source."""
-    ranges = list(source.data_ranges())
-    offset = buffer.reserve(sum(end - start for start, end in ranges))
-    position = offset
-    for start, end in ranges:
-        source.read_into(start, buffer.view(position, end - start))
-        position += end - start
-    source.close()
+    """Copy what a resource asked for (shared memory, a deleted file) into the buffer."""
+    with source:
+        ranges = list(source.data_ranges())
+        offset = buffer.reserve(sum(end - start for start, end in ranges))
+        position = offset
+        for start, end in ranges:
+            source.read_into(start, buffer.view(position, end - start))
+            position += end - start
     end = (content.size_bytes + PAGE_BYTES - 1) & -PAGE_BYTES
     return CapturedObject(
         content.object_id, offset, as_array(ranges), difference([(0, end)], ranges)

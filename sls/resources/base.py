@@ -79,7 +79,14 @@ class Content(Record, frozen=True):
 
 
 class MemorySource(Protocol):
-    """Bytes of the target's that go into an object of the generation, read while everything stands still."""
+    """Bytes of the target's that go into an object of the generation, read while everything stands still.
+
+    A context manager: open within its block alone, for there may be very many.
+    """
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
     def data_ranges(self) -> Iterator[tuple[int, int]]:
         """Offsets [start, end) that hold data, ascending, page-aligned."""
@@ -87,10 +94,6 @@ class MemorySource(Protocol):
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view` from `offset`."""
-        ...
-
-    def close(self) -> None:
-        """Give back what was opened."""
         ...
 
 

@@ -15,7 +15,7 @@ import os
 import stat
 from collections.abc import Iterator
 from functools import partial
-from typing import Final
+from typing import Final, Self
 
 from sls import proc, syscalls
 from sls.errors import RestoreConflictError
@@ -145,8 +145,15 @@ class InodeBytes:
     """A `MemorySource`: an inode's data, read through a link in /proc; holes stay holes."""
 
     def __init__(self, link: str, size_bytes: int) -> None:
-        self._fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+        self._link = link
         self._size_bytes = size_bytes
+
+    def __enter__(self) -> Self:
+        self._fd = os.open(self._link, os.O_RDONLY | os.O_CLOEXEC)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
     def data_ranges(self) -> Iterator[tuple[int, int]]:
         end = 0
@@ -168,9 +175,6 @@ class InodeBytes:
                 view[done:] = bytes(len(view) - done)
                 return
             done += count
-
-    def close(self) -> None:
-        os.close(self._fd)
 
 
 # --- restore --------------------------------------------------------------------------------------------------------

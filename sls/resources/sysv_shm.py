@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from sls import proc, syscalls
 from sls.errors import ImageError
@@ -153,12 +153,21 @@ def _segments(
 
 def _keep(ctx: CaptureContext, identifier: int, size: int, link: str) -> Content:
     def source() -> InodeBytes:
-        if link:
-            return InodeBytes(link, size)
-        with _Attached(identifier) as own_link:
-            return InodeBytes(own_link, size)
+        return InodeBytes(link, size) if link else _UnattachedBytes(identifier, size)
 
     return ctx.keep(("sysv shm", identifier), size, source)
+
+
+class _UnattachedBytes(InodeBytes):
+    """Those of a segment that no member has attached."""
+
+    def __init__(self, identifier: int, size_bytes: int) -> None:
+        super().__init__("", size_bytes)
+        self._identifier = identifier
+
+    def __enter__(self) -> Self:
+        with _Attached(self._identifier) as self._link:
+            return super().__enter__()
 
 
 class _Attached:

@@ -28,3 +28,15 @@ def test_a_limit_is_higher_by_what_is_needed_and_then_what_it_was(limit: tuple[i
             assert hard == UNLIMITED or hard == max(limit[1], soft)
         assert resource.prlimit(program.pid, resource.RLIMIT_AS) == limit
         program.kill()
+
+
+def test_another_users_limit_decides_where_it_may_not_be_seen() -> None:
+    """prlimit(2) needs CAP_SYS_RESOURCE then, which root has not everywhere."""
+    with subprocess.Popen(["sleep", "100"], user=65534, group=65534) as program:
+        try:
+            ask = f"from sls.headroom import room_for\nwith room_for({program.pid}, 1): print('in')"
+            drop = ["setpriv", "--bounding-set", "-sys_resource", sys.executable, "-c", ask]
+            done = subprocess.run(drop, capture_output=True, text=True, check=False)
+            assert (done.stdout, done.stderr) == ("in\n", "")
+        finally:
+            program.kill()
