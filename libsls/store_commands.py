@@ -19,7 +19,7 @@ from libsls.mount import RefusedError
 
 EXIT_FOUND: Final = 1
 
-store_argument = click.argument("store", type=click.Path(path_type=Path))
+store_argument = click.argument("store", type=click.Path(path_type=Path, readable=False))
 
 
 @click.command()
@@ -75,7 +75,7 @@ def dump(store: Path, as_json: bool) -> int:
 
 @click.command()
 @store_argument
-@click.argument("new", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path, readable=False))
 def copy(store: Path, new: Path) -> None:
     """Copy a store that is not mounted into a new file: what its generations hold, no more."""
     from slos import copy as copying

@@ -12,6 +12,7 @@ from slfs import control
 from slfs.access import Caller
 from slfs.errors import EXPECTED_ERRORS
 from slfs.registry import Entry
+from slos.errors import SlosError
 
 logger = logging.getLogger("slfs")
 
@@ -59,12 +60,16 @@ class Commands:
             )
 
     async def wait_durable(self, entry: Entry) -> None:
-        """Returns when the newest generation is durable."""
-        newest = entry.newest()
-        if newest:
-            await trio.to_thread.run_sync(
-                entry.store.wait_durable, entry.oid, newest, limiter=self._limiter
-            )
+        """Returns when all that was committed lasts; raises where some of it never will.
+
+        The newest generation alone would not tell: one that was lost is no generation any more.
+        """
+        since = entry.events
+        try:
+            await trio.to_thread.run_sync(entry.store.sync, limiter=self._limiter)
+        except SlosError as error:
+            entry.note_error(f"durability: {error}", since=since)
+            raise
 
     def watch_durability(self, entry: Entry) -> None:
         """Advance the partition's watches once more when what is there now is durable."""
@@ -74,10 +79,12 @@ class Commands:
 
     async def _follow_durability(self, entry: Entry) -> None:
         try:
-            while not entry.is_deleted and entry.store.durable(entry.oid) < entry.newest():
+            is_behind = True
+            while is_behind and not entry.is_deleted:
                 await self.wait_durable(entry)
                 entry.epoch_watch.advance()
                 entry.status_watch.advance()
+                is_behind = entry.store.durable(entry.oid) < entry.newest()
         except EXPECTED_ERRORS as error:
             logger.info("partition %d: durability: %s", entry.oid, error)
         finally:

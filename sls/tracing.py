@@ -195,7 +195,9 @@ class Tracing:
                     for fd in descriptors:
                         os.close(fd)
         except (EOFError, OSError):
-            self._abandon()
+            pass  # the worker has ended
+        finally:
+            self._abandon()  # whatever happened: nobody waits for what does not come
 
     def _abandon(self) -> None:
         self._beginning.drop()
@@ -268,20 +270,17 @@ class Tracing:
         received_ns = time.monotonic_ns()
         parent = self._parent(captured.base)
         files = self._gate.epoch(captured.serial) if self._gate is not None else 0
-        with (
-            mmap.mmap(buffer_fd, 0, mmap.MAP_SHARED, mmap.PROT_READ) as memory,
-            memoryview(memory) as view,
-        ):
-            with self._beginning.take(captured, parent) as transaction:
-                if parent is not None:
-                    self._drop_stale(transaction, captured)
-                transaction.put(MANIFEST_OBJECT, captured.image)
-                for one in captured.objects:
-                    write_object(transaction, one, view)
-                name = self._names.pop(captured.serial, "")
-                info = transaction.commit(
-                    wait=captured.is_last_word, name=name, note=_note(captured, files)
-                )
+        view = _mapped(buffer_fd, mmap.PROT_READ)
+        with self._beginning.take(captured, parent) as transaction:
+            if parent is not None:
+                self._drop_stale(transaction, captured)
+            transaction.put(MANIFEST_OBJECT, captured.image)
+            for one in captured.objects:
+                write_object(transaction, one, view)
+            name = self._names.pop(captured.serial, "")
+            info = transaction.commit(
+                wait=captured.is_last_word, name=name, note=_note(captured, files)
+            )
         self._last = (captured.serial, info.epoch)
         self._last_objects = {one.object_id for one in captured.objects}
         self._base_was_deleted = False
@@ -341,12 +340,9 @@ class Tracing:
         return Ranges(ranges=tuple(found))
 
     def _bytes(self, wanted: BytesWanted, fd: int) -> Message:
-        with mmap.mmap(fd, 0) as memory, memoryview(memory) as view:
-            numbers = page_numbers(np.array(wanted.ranges, dtype=np.uint64).reshape(-1, 2))
-            with view[: len(numbers) * PAGE_BYTES] as pages:
-                self._store.read_pages(
-                    self._oid, self._source_epoch, wanted.object_id, numbers, pages
-                )
+        numbers = page_numbers(np.array(wanted.ranges, dtype=np.uint64).reshape(-1, 2))
+        pages = _mapped(fd, mmap.PROT_READ | mmap.PROT_WRITE)[: len(numbers) * PAGE_BYTES]
+        self._store.read_pages(self._oid, self._source_epoch, wanted.object_id, numbers, pages)
         return BytesReady()
 
     def kill(self) -> None:
@@ -384,6 +380,15 @@ class CaptureNote(msgspec.Struct, frozen=True):
     stop_ns: int
     stages_ns: dict[str, int]
     files: int = 0
+
+
+def _mapped(fd: int, protection: int) -> memoryview:
+    """A worker's memory, for as long as anything refers to it.
+
+    Not closed by name: while an error passes its frames refer to parts of it, and closing would
+    raise another one.
+    """
+    return memoryview(mmap.mmap(fd, 0, mmap.MAP_SHARED, protection))
 
 
 def _times(epoch: int, captured: Captured, received_ns: int) -> Checkpoint:

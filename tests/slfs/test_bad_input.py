@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from slos.fsck import fsck
 from sls import proc
 from sls.errors import TaskDiedError
 from tests.libsls.conftest import LAUNCHER
@@ -251,7 +252,7 @@ def counter(tmp_path: Path) -> Iterator[Callable[[], int]]:
 
 @pytest.mark.slow
 @pytest.mark.crash
-def test_the_daemon_killed_at_random_harms_nobody(
+def test_x01_the_daemon_killed_at_random_harms_nobody(
     tmp_path: Path, counter: Callable[[], int]
 ) -> None:
     """100 times: SIGKILL during checkpoints; the application runs on, what was durable is there."""
@@ -260,7 +261,7 @@ def test_the_daemon_killed_at_random_harms_nobody(
     with mounting(tmp_path, REAL) as make:
         mounted = make()
         durable = 0
-        for _ in range(100):
+        for number in range(100):
             mounted.mount()
             partition = mounted.partition(1, create=not durable and not partition_exists(mounted))
             epochs = sorted(map(int, filter(str.isdigit, os.listdir(partition / "generations"))))
@@ -272,6 +273,8 @@ def test_the_daemon_killed_at_random_harms_nobody(
             wait_until(partial(goes_on, counter, seen))
             assert proc.status(pid)["TracerPid"] == "0"
             subprocess.run(["umount", "--lazy", str(mounted.place)], check=True)
+            if number % 10 == 0:
+                assert fsck(mounted.store).is_clean
 
 
 def partition_exists(mounted: Mounted) -> bool:
