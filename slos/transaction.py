@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_all
+from itertools import pairwise
 from mmap import mmap
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
@@ -31,7 +32,7 @@ from slos.extents import (
     merge_runs,
     sort_entries,
 )
-from slos.format import SIZE_PAGE, U64, Array, Draft, RecordType
+from slos.format import BLOCK_PAGES, SIZE_PAGE, U64, Array, Draft, RecordType
 from slos.request import as_bytes, check_note, check_object, check_range, not_found
 from slos.store import PAGE_BYTES, Buffer, Fill, GenerationInfo, PageNumbers
 
@@ -41,6 +42,7 @@ _FLUSH_PARTIAL = 1024
 # Pieces under way: one is written, one waits for that, the rest are compressed.
 _PIPELINE = COMPRESS_THREADS + 2
 _PIECE_PAGES = _FLUSH_BYTES // PAGE_BYTES
+_EDGE_PAGES = 256
 _ZERO_PAGE = bytes(PAGE_BYTES)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -58,8 +60,8 @@ class Stamp(NamedTuple):
 class _Pieces(Protocol):
     """Where a long write takes its pieces from, one after the other."""
 
-    def piece(self, first: int) -> memoryview:
-        """The piece that begins with page `first`."""
+    def piece(self, first: int, end: int) -> memoryview:
+        """The pages from `first` on, up to `end`."""
 
 
 class _Given:
@@ -68,9 +70,8 @@ class _Given:
     def __init__(self, data: memoryview):
         self._data = data
 
-    def piece(self, first: int) -> memoryview:
-        start = first * PAGE_BYTES
-        return self._data[start : start + _FLUSH_BYTES]
+    def piece(self, first: int, end: int) -> memoryview:
+        return self._data[first * PAGE_BYTES : end * PAGE_BYTES]
 
 
 class _Filled:
@@ -78,18 +79,27 @@ class _Filled:
 
     def __init__(self, fill: Fill, count: int):
         self._fill = fill
-        self._count = count
         # All that are under way, and the one that is being filled.
-        buffers = min(_PIPELINE + 1, -(-count // _PIECE_PAGES))
+        buffers = min(_PIPELINE + 1, len(_cuts(count)) - 1)
         self._buffers = [memoryview(mmap(-1, _FLUSH_BYTES)) for _ in range(buffers)]
         self._turn = 0
 
-    def piece(self, first: int) -> memoryview:
+    def piece(self, first: int, end: int) -> memoryview:
         self._turn = (self._turn + 1) % len(self._buffers)
-        pages = min(_PIECE_PAGES, self._count - first)
-        view = self._buffers[self._turn][: pages * PAGE_BYTES]
+        view = self._buffers[self._turn][: (end - first) * PAGE_BYTES]
         self._fill(first, view)
         return view
+
+
+def _cuts(count: int) -> list[int]:
+    """Where a long write of so many pages is cut into pieces, both ends included.
+
+    The first piece and the last are short: until the one is hashed nothing is compressed, and while
+    the other is written nothing is.
+    """
+    last = max(0, count - _EDGE_PAGES) // BLOCK_PAGES * BLOCK_PAGES
+    edges = {0, min(_EDGE_PAGES, count), last, count}
+    return sorted(edges | set(range(_EDGE_PAGES, last, _PIECE_PAGES)))
 
 
 class ObjectTransaction:
@@ -319,9 +329,9 @@ class ObjectTransaction:
         """A long piece: one part is hashed while the last is compressed and an older written."""
         waiting: deque[tuple[Future[None], set[int]]] = deque()
         try:
-            for start in range(0, len(numbers), _PIECE_PAGES):
-                part = numbers[start : start + _PIECE_PAGES]
-                piece = pieces.piece(start)
+            for start, end in pairwise(_cuts(len(numbers))):
+                part = numbers[start:end]
+                piece = pieces.piece(start, end)
                 examined = ingest.examine(piece)
                 hashes = set(examined.hashes.tolist())
                 # Pages that are not written yet cannot be shared.
