@@ -34,8 +34,13 @@ def keep_once(job: Job, backend: str, start_sums: StartSums) -> None:
     job.kill()
 
 
-def test_201_memory_backend(job: Job, start_sums: StartSums, ends_without_a_gap: Check) -> None:
+def test_201_memory_backend(
+    slfs: Mounted, job: Job, start_sums: StartSums, ends_without_a_gap: Check
+) -> None:
+    """What is kept is in no file."""
+    stored = slfs.status()["store"]["bytes_stored"]
     keep_once(job, "memory", start_sums)
+    assert slfs.status()["store"]["bytes_stored"] == stored
     job.restore()
     job.wait_more_lines(10)
     ends_without_a_gap(job)
