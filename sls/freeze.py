@@ -18,7 +18,7 @@ from typing import Final
 from sls import proc, syscalls
 from sls.errors import FreezeError, TaskDiedError, untraceable
 from sls.sleep import Sleepers, SleepingCall
-from sls.syscalls import SYSCALL_NUMBERS, Registers
+from sls.syscalls import NO_RSEQ, SYSCALL_NUMBERS, Registers, RseqConfiguration
 
 _PATIENCE_S: Final = 1.0
 _PAUSE_S: Final = 0.005
@@ -38,6 +38,7 @@ class FrozenThread:
     sigmask: int
     is_group_stopped: bool = False
     is_seccomp_suspended: bool = False
+    rseq: RseqConfiguration = NO_RSEQ
     sleeping_call: SleepingCall | None = None
 
 
@@ -165,14 +166,16 @@ class Frozen:
     def _seize_new(self, gone: set[int]) -> list[tuple[int, int]]:
         new = []
         for pid in self._members():
+            known = self.processes.get(pid)
             try:
-                tids = proc.entries(pid, "task")
+                if known is not None and proc.thread_count(pid, proc.reread) == len(known.threads):
+                    continue  # these, for who stands still cannot end alone
+                tids = proc.threads(pid)
             except TaskDiedError:
-                if pid in self.processes:
+                if known is not None:
                     raise
                 gone.add(pid)
                 continue
-            known = self.processes.get(pid)
             if known is not None and not known.threads.keys() <= set(tids):
                 raise _MovedError(pid, "a thread of it ended")
             for tid in tids:
@@ -245,6 +248,7 @@ class Frozen:
                 sigmask=syscalls.get_sigmask(tid),
                 is_group_stopped=stop.signal != signal.SIGTRAP,
                 is_seccomp_suspended=_suspend_seccomp(tid),
+                rseq=syscalls.rseq_configuration(tid),
             )
             if not thread.is_group_stopped:
                 thread.sleeping_call = self._sleepers.settle(tid, registers)

@@ -22,6 +22,7 @@ class Witnesses:
 
     def __init__(self) -> None:
         self._places: dict[int, int] = {}  # start of what the table maps → address of the page
+        self._look = syscalls.PresenceLook([])  # at all of them
 
     def choose(self, stretches: Ranges, present: Ranges) -> None:
         """Have one for each table in `stretches`: the one that it has, else the first of `present`."""
@@ -32,6 +33,7 @@ class Witnesses:
             places = _first_pages(tables, pages)
             for table, place in zip(tables.tolist(), places, strict=True):
                 self._places[table] = known.get(table, place or max(table, start))
+        self._look = syscalls.PresenceLook([*self._places.values()])
 
     def replace(self, table: int, place: int | None) -> None:
         """Another page for a table; None: it has none any more."""
@@ -39,17 +41,16 @@ class Witnesses:
             self._places.pop(table, None)
         else:
             self._places[table] = place
+        self._look = syscalls.PresenceLook([*self._places.values()])
 
     def missing(self, pid: int, stretches: Ranges) -> Ranges:
         """What is mapped by tables whose witness is not there, within `stretches`."""
+        absent = self._look.absent(pid)
+        if not len(absent):
+            return []
         tables = list(self._places)
-        are_present = syscalls.are_present(pid, list(self._places.values()))
-        lost = [
-            (table, table + TABLE_BYTES)
-            for table, is_present in zip(tables, are_present, strict=True)
-            if not is_present
-        ]
-        return intersection(sorted(lost), stretches) if lost else []
+        lost = [(tables[index], tables[index] + TABLE_BYTES) for index in absent]
+        return intersection(sorted(lost), stretches)
 
 
 def _first_pages(

@@ -20,7 +20,7 @@ def read(pid: int, name: str) -> bytes:
     try:
         fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return _read_from_start(fd)
+            return _read_from_start(fd, name)
         finally:
             os.close(fd)
     except (FileNotFoundError, ProcessLookupError) as error:
@@ -44,20 +44,28 @@ def reread(pid: int, name: str) -> bytes:
     fd = _open_files.get(key)
     if fd is not None:
         with suppress(ProcessLookupError, FileNotFoundError):  # fdinfo says the latter
-            return _read_from_start(fd)
+            return _read_from_start(fd, name)
         os.close(_open_files.pop(key))  # it has ended; the number may be another one's now
     try:
         fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         if len(_open_files) >= _MOST_OPEN:
             os.close(_open_files.pop(next(iter(_open_files))))
         _open_files[key] = fd
-        return _read_from_start(fd)
+        return _read_from_start(fd, name)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise TaskDiedError(pid, f"reading {name}") from error
 
 
-def _read_from_start(fd: int) -> bytes:
+# Files of one record (ONE in fs/proc/base.c, and fdinfo), which one read with room to spare has read to their end.
+_OF_ONE_RECORD: Final = frozenset(
+    ["stat", "statm", "status", "syscall", "wchan", "limits", "cgroup", "personality"]
+)
+
+
+def _read_from_start(fd: int, name: str) -> bytes:
     text = os.pread(fd, _FIRST_READ_BYTES, 0)
+    if 0 < len(text) < _FIRST_READ_BYTES and _is_of_one_record(name):
+        return text
     chunk = os.pread(fd, 1024 if len(text) < 1024 else _NEXT_READ_BYTES, len(text))
     if not chunk:
         return text
@@ -67,6 +75,10 @@ def _read_from_start(fd: int) -> bytes:
         chunks.append(chunk)
         length += len(chunk)
     return b"".join(chunks)
+
+
+def _is_of_one_record(name: str) -> bool:
+    return name.rpartition("/")[2] in _OF_ONE_RECORD or name.startswith("fdinfo/")
 
 
 def open_memory(pid: int) -> int:
@@ -149,10 +161,20 @@ def is_traceable(pid: int) -> bool:
     return True
 
 
-def children(pid: int) -> list[int]:
+def threads(pid: int, read: Read = read) -> list[int]:
+    """Numbers of all threads of a process, ascending."""
+    return [pid] if thread_count(pid, read) == 1 else entries(pid, "task")
+
+
+def thread_count(pid: int, read: Read = read) -> int:
+    """How many threads a process has, an ended leader among them."""
+    return int(read(pid, "stat").rpartition(b")")[2].split(None, 18)[17])
+
+
+def children(pid: int, reader: Read = read) -> list[int]:
     """Children of every thread of `pid`, from /proc/<pid>/task/<tid>/children."""
     found: list[int] = []
-    for tid in entries(pid, "task"):
+    for tid in threads(pid, reader):
         try:
             found += map(int, read(pid, f"task/{tid}/children").split())
         except TaskDiedError:
@@ -160,13 +182,13 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def descendants(pid: int) -> list[int]:
+def descendants(pid: int, reader: Read = read) -> list[int]:
     """Children, their children, and so on, parents before children; `pid` itself not included."""
     found: list[int] = []
     queue = [pid]
     while queue:
         try:
-            below = children(queue.pop(0))
+            below = children(queue.pop(0), reader)
         except TaskDiedError:
             continue
         found += below
@@ -623,11 +645,14 @@ def sysv_queues() -> list[SysvQueue]:
 def _sysv_table(name: str) -> list[list[int]]:
     """Key, id and mode first, in each of the three tables; a kernel without them has none."""
     try:
-        with open(f"/proc/sysvipc/{name}", encoding="ascii") as file:
-            lines = [line.split() for line in file][1:]
+        fd = os.open(f"/proc/sysvipc/{name}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return []
+    try:
+        lines = _read_from_start(fd, name).splitlines()[1:]
+    finally:
+        os.close(fd)
     return [
         [int(words[0]) & 0xFFFFFFFF, int(words[1]), int(words[2], 8), *map(int, words[3:])]
-        for words in lines
+        for words in map(bytes.split, lines)
     ]

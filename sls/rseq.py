@@ -4,22 +4,23 @@ import struct
 from typing import Final
 
 from sls import syscalls
-from sls.syscalls import Registers
+from sls.freeze import FrozenThread
 
 _CS_OFFSET: Final = 8  # struct rseq: cpu_id_start, cpu_id, rseq_cs
 _CS = struct.Struct("=IIQQQ")  # version, flags, start_ip, post_commit_offset, abort_ip
 
 
-def leave_sequence(tid: int, registers: Registers) -> None:
+def leave_sequence(thread: FrozenThread) -> None:
     """Point the registers of a thread inside a sequence at its abort handler.
 
     The kernel forgets the sequence once the thread runs elsewhere (our calls), so it is aborted here as a preemption
     would (kernel/rseq.c); the running thread gets the same.
     """
-    address = syscalls.rseq_configuration(tid).address
-    if not address:
+    if not thread.rseq.address:
         return
-    where = int.from_bytes(syscalls.read_memory(tid, address + _CS_OFFSET, 8), "little")
+    tid, registers = thread.tid, thread.registers
+    place = thread.rseq.address + _CS_OFFSET
+    where = int.from_bytes(syscalls.read_memory(tid, place, 8), "little")
     if where:
         _, _, start, length, abort = _CS.unpack(syscalls.read_memory(tid, where, _CS.size))
         if start <= registers.rip < start + length:

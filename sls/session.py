@@ -116,7 +116,7 @@ class Session:
         self._cleanup.callback(process.close)
         stop_signal = quiet_signal(process.status)
         for thread in frozen.threads.values():
-            leave_sequence(thread.tid, thread.registers)
+            leave_sequence(thread)
             borrowed = Borrowed(pid, thread.tid, thread.registers, thread.sigmask, stop_signal)
             self._threads[thread.tid] = borrowed
         leader = self._threads[frozen.leader.tid]

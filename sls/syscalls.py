@@ -255,21 +255,31 @@ class RseqConfiguration(NamedTuple):
     flags: int
 
 
+NO_RSEQ: Final = RseqConfiguration(0, 0, 0, 0)
+
+
+_RSEQ = struct.Struct("=QIIII")
+_RSEQ_BUFFER = ctypes.create_string_buffer(_RSEQ.size)  # of the one thread that traces
+
+
 def rseq_configuration(tid: int) -> RseqConfiguration:
     """PTRACE_GET_RSEQ_CONFIGURATION (Linux 5.13)."""
-    buffer = ctypes.create_string_buffer(24)
-    _trace(PTRACE_GET_RSEQ_CONFIGURATION, tid, 24, ctypes.addressof(buffer))
-    return RseqConfiguration(*struct.unpack("=QIIII", buffer.raw)[:4])
+    where = ctypes.addressof(_RSEQ_BUFFER)
+    _trace(PTRACE_GET_RSEQ_CONFIGURATION, tid, _RSEQ.size, where)
+    return RseqConfiguration(*_RSEQ.unpack_from(_RSEQ_BUFFER)[:4])
+
+
+_DISPATCH_BUFFER = ctypes.create_string_buffer(32)
 
 
 def dispatches_calls(tid: int) -> bool:
     """Whether calls of the thread may be handed to itself as SIGSYS (PR_SET_SYSCALL_USER_DISPATCH; Linux 6.4)."""
-    buffer = ctypes.create_string_buffer(32)
+    where = ctypes.addressof(_DISPATCH_BUFFER)
     try:
-        _trace(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, 32, ctypes.addressof(buffer))
+        _trace(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, len(_DISPATCH_BUFFER), where)
     except OSError:
         return False
-    return any(buffer.raw[:8])
+    return any(_DISPATCH_BUFFER.raw[:8])
 
 
 # --- waiting --------------------------------------------------------------------------------------------------------
@@ -420,9 +430,14 @@ def write_memory_from(
 def read_memory(pid: int, address: int, length: int) -> bytes:
     """`length` bytes of `pid` at `address`; OSError EFAULT unless all of them are readable."""
     buffer = ctypes.create_string_buffer(length)
-    if read_memory_into(pid, [(address, length)], buffer) != length:
-        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT), f"pid {pid} at {address:#x}")
-    return buffer.raw
+    mine, theirs = _IoVec(ctypes.addressof(buffer), length), _IoVec(address, length)
+    done = _LIBC.process_vm_readv(pid, ctypes.byref(mine), 1, ctypes.byref(theirs), 1, 0)
+    if done == length:
+        return buffer.raw
+    code = ctypes.get_errno() if done < 0 else errno.EFAULT
+    if code == errno.ESRCH:
+        raise TaskDiedError(pid, "reading memory")
+    raise OSError(code, os.strerror(code), f"pid {pid} at {address:#x}")
 
 
 def write_memory(pid: int, address: int, data: bytes) -> None:
@@ -718,26 +733,36 @@ def scan_written(pagemap_fd: int, start: int, end: int) -> RangeArray | None:
     return found[0] if len(found) == 1 else np.concatenate([NOTHING, *found])
 
 
-_MOVE_PAGES_AT_ONCE = 4096
+class PresenceLook:
+    """Whether there is a page at each of some addresses: move_pages(2) without a place to move them to.
 
-
-def are_present(pid: int, addresses: Sequence[int]) -> list[bool]:
-    """Whether there is a page at each address of a process: move_pages(2) without a place to move them to.
-
-    Where the kernel has no such call (CONFIG_NUMA), nothing is known to be present.
+    Made once and used again and again. Where the kernel has no such call (CONFIG_NUMA), nothing is known to be present.
     """
-    found: list[bool] = []
-    for first in range(0, len(addresses), _MOVE_PAGES_AT_ONCE):
-        part = np.array(addresses[first : first + _MOVE_PAGES_AT_ONCE], dtype=np.uint64)
-        nodes = np.empty(len(part), dtype=np.int32)
-        try:
-            syscall("move_pages", pid, len(part), part.ctypes.data, 0, nodes.ctypes.data, 0)
-        except OSError as error:
-            if error.errno != errno.ENOSYS:
-                raise
-            nodes[:] = -errno.ENOENT
-        found += (nodes >= 0).tolist()
-    return found
+
+    def __init__(self, addresses: Sequence[int]) -> None:
+        self._addresses = np.array(addresses, dtype=np.uint64)
+        self._nodes = np.zeros(len(addresses), dtype=np.int32)
+        self._arguments = [
+            ctypes.c_long(one)
+            for one in (len(addresses), self._addresses.ctypes.data, 0, self._nodes.ctypes.data, 0)
+        ]
+
+    def absent(self, pid: int) -> Sequence[int]:
+        """Positions, in the addresses, of those without a page in process `pid`. Raises TaskDiedError."""
+        if not len(self._nodes):
+            return []
+        number = ctypes.c_long(SYSCALL_NUMBERS["move_pages"])
+        if _LIBC.syscall(number, ctypes.c_long(pid), *self._arguments) == -1:
+            code = ctypes.get_errno()
+            if code == errno.ESRCH:
+                raise TaskDiedError(pid, "move_pages")
+            if code != errno.ENOSYS:
+                raise OSError(code, os.strerror(code), "move_pages")
+            self._nodes[:] = -errno.ENOENT
+        if self._nodes.min() >= 0:
+            return []
+        found: list[int] = (self._nodes < 0).nonzero()[0].tolist()
+        return found
 
 
 # --- event objects --------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def family(members: Sequence[MemberId], read: proc.Read = proc.read) -> list[int
         except TaskDiedError:
             continue
         found[member.pid] = None
-        found.update(dict.fromkeys(proc.descendants(member.pid)))
+        found.update(dict.fromkeys(proc.descendants(member.pid, read)))
     return list(found)
 
 

@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Collection
 from itertools import product
-from typing import Final
+from typing import Final, TypeVar
 
 from sls import proc, syscalls
 from sls.errors import RestoreConflictError
@@ -26,6 +26,7 @@ IPC_NOWAIT: Final = 0o4000
 IPC_RMID: Final = 0
 IPC_SET: Final = 1
 _PERMISSION_BITS: Final = 0o777
+T = TypeVar("T")
 # name in /proc/sys/kernel → (words for people, option of ipcrm(1), its control call)
 _KINDS: Final = {
     "shm": ("shared memory", "-m", "shmctl"),
@@ -92,6 +93,22 @@ def describe(
         creator_gid=found.creator_gid,
         is_certain=is_certain,
     )
+
+
+def lines_of(
+    ctx: CaptureContext, process: CapturedProcess, kind: str, look: Callable[[], list[T]]
+) -> list[T]:
+    """The kernel's table of all objects of a kind. With any in it there is more to ask while the tasks stand still."""
+    lines = ctx.once(("sysv", kind), lambda: process.looks.of(("sysv", kind), look))
+    process.memo.put(f"no sysv {kind}", b"", not lines)
+    if lines:
+        process.looks.must_be_at_rest(f"sysv {kind}")
+    return lines
+
+
+def had_none(process: CapturedProcess, kind: str) -> bool:
+    """Whether there were no objects of a kind at the last capture: then the table is all there is to look at."""
+    return process.memo.of(f"no sysv {kind}", b"", lambda: False)
 
 
 def _ownership(

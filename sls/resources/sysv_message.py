@@ -37,7 +37,9 @@ from sls.resources.sysv import (
     SysvObject,
     create,
     described_if_ours,
+    had_none,
     is_used_by_living,
+    lines_of,
     other_in_place,
 )
 from sls.syscalls import SYSCALL_NUMBERS
@@ -80,12 +82,16 @@ class SysvQueues(ProcessState[SysvQueuesRecord]):
     stage = Stage.LINKS
     record = SysvQueuesRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return had_none(process, "msg")
+
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[SysvQueuesRecord]:
         yield from ()
+        lines = lines_of(ctx, process, "msg", proc.sysv_queues)
         if not ctx.is_first_sight("sysv messages"):
             return SysvQueuesRecord()
         queues = []
-        for line in proc.sysv_queues():
+        for line in lines:
             users = {line.last_sender, line.last_receiver} - {0}
             common = described_if_ours(ctx, line, users, _WAITING)
             if common is not None and common.is_certain:

@@ -42,7 +42,9 @@ from sls.resources.sysv import (
     create,
     describe,
     described_if_ours,
+    had_none,
     is_used_by_living,
+    lines_of,
     other_in_place,
 )
 from sls.syscalls import SYSCALL_NUMBERS
@@ -80,12 +82,16 @@ class SysvSemaphores(ProcessState[SysvSemaphoresRecord]):
     stage = Stage.LINKS
     record = SysvSemaphoresRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return had_none(process, "sem")
+
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess
     ) -> Remote[SysvSemaphoresRecord]:
         yield from ()
+        lines = _lines(ctx, process)
         is_first = ctx.is_first_sight("sysv semaphores")
-        return SysvSemaphoresRecord(sets=_sets(ctx) if is_first else ())
+        return SysvSemaphoresRecord(sets=_sets(ctx, lines)[0] if is_first else ())
 
     def prepare(self, ctx: RestoreContext, record: SysvSemaphoresRecord) -> None:
         for found in record.sets:
@@ -128,17 +134,20 @@ class SemaphoreUndo(ProcessState[SemaphoreUndoRecord]):
     stage = Stage.TASKS  # before `SysvSemaphores` settles who used which last
     record = SemaphoreUndoRecord
 
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return had_none(process, "sem")
+
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[SemaphoreUndoRecord]:
-        if not _may_undo(ctx, process):
+        lines = _lines(ctx, process)
+        if not lines or not _may_undo(process):
             return SemaphoreUndoRecord()
-        ours = _sets(ctx)
-        every = [*ours, *_foreign_sets(ctx)]
-        strangers = {one.object.identifier for one in every[len(ours) :]}
-        adjustments = yield from _adjustments(process, every, strangers)
+        ours, others = _sets(ctx, lines)
+        strangers = {one.object.identifier for one in others}
+        adjustments = yield from _adjustments(process, [*ours, *others], strangers)
         undone = {one.identifier for one in adjustments}
         return SemaphoreUndoRecord(
             adjustments=tuple(adjustments),
-            sets=tuple(one for one in every[len(ours) :] if one.object.identifier in undone),
+            sets=tuple(one for one in others if one.object.identifier in undone),
         )
 
     def prepare(self, ctx: RestoreContext, record: SemaphoreUndoRecord) -> None:
@@ -164,21 +173,15 @@ class SemaphoreUndo(ProcessState[SemaphoreUndoRecord]):
 # --- capture --------------------------------------------------------------------------------------------------------
 
 
-def _sets(ctx: CaptureContext) -> tuple[SemaphoreSet, ...]:
-    """Sets of the partition."""
-    return _all_sets(ctx)[0]
+def _sets(
+    ctx: CaptureContext, lines: Sequence[proc.SysvSemaphores]
+) -> tuple[tuple[SemaphoreSet, ...], tuple[SemaphoreSet, ...]]:
+    """Those of the partition, and all others."""
 
-
-def _foreign_sets(ctx: CaptureContext) -> tuple[SemaphoreSet, ...]:
-    """All others."""
-    return _all_sets(ctx)[1]
-
-
-def _all_sets(ctx: CaptureContext) -> tuple[tuple[SemaphoreSet, ...], tuple[SemaphoreSet, ...]]:
     def make() -> tuple[tuple[SemaphoreSet, ...], tuple[SemaphoreSet, ...]]:
         ours: list[SemaphoreSet] = []
         others: list[SemaphoreSet] = []
-        for line in _lines(ctx):
+        for line in lines:
             try:
                 one = _described(line)
             except OSError:
@@ -203,8 +206,8 @@ def _values(found: SemaphoreSet) -> tuple[int, ...]:
     return struct.unpack(f"={len(found.values)}H", values)
 
 
-def _lines(ctx: CaptureContext) -> list[proc.SysvSemaphores]:
-    return ctx.once("sysv semaphore lines", proc.sysv_semaphores)
+def _lines(ctx: CaptureContext, process: CapturedProcess) -> list[proc.SysvSemaphores]:
+    return lines_of(ctx, process, "sem", proc.sysv_semaphores)
 
 
 def _described(line: proc.SysvSemaphores) -> SemaphoreSet:
@@ -220,10 +223,8 @@ def _described(line: proc.SysvSemaphores) -> SemaphoreSet:
     )
 
 
-def _may_undo(ctx: CaptureContext, process: CapturedProcess) -> bool:
+def _may_undo(process: CapturedProcess) -> bool:
     """Whether it has a list of adjustments: all that have none are equal to this process, which has none."""
-    if not _lines(ctx):
-        return False
     return bool(syscalls.kcmp(process.tid, os.getpid(), syscalls.KCMP_SYSVSEM))
 
 

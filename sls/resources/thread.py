@@ -93,9 +93,9 @@ class Thread(ThreadState[ThreadStateRecord]):
             clear_child_tid=int.from_bytes(address.outputs[0], "little"),
             robust_list=seen.robust_list[0],
             robust_list_bytes=seen.robust_list[1],
-            rseq_address=seen.rseq.address,
-            rseq_bytes=seen.rseq.size_bytes,
-            rseq_signature=seen.rseq.signature,
+            rseq_address=thread.rseq.address,
+            rseq_bytes=thread.rseq.size_bytes,
+            rseq_signature=thread.rseq.signature,
             policy=stat.policy,
             priority=stat.rt_priority,
             nice=stat.nice,
@@ -155,7 +155,6 @@ class _Seen(NamedTuple):
 
     xstate: bytes
     robust_list: tuple[int, int]
-    rseq: syscalls.RseqConfiguration
     io_priority: int
     affinity: set[int]
     scheduler: bytes
@@ -165,7 +164,6 @@ def _look(tid: int) -> _Seen:
     return _Seen(
         xstate=syscalls.get_xstate(tid),
         robust_list=syscalls.robust_list(tid),
-        rseq=syscalls.rseq_configuration(tid),
         io_priority=syscalls.io_priority(tid),
         affinity=os.sched_getaffinity(tid),
         scheduler=syscalls.scheduler(tid),
