@@ -6,13 +6,16 @@ go; the task runs again; and whoever asks gets what was seen. Who asks for a loo
 MissedObservationError, and the capture is taken again in the first way. So what is in a record was always seen while
 the task stood still.
 
+Most of what is seen is not the task's own doing but that of its files; such looks are made *meanwhile*, that is while
+the task makes the calls that only look, for us.
+
 *Leisurely* looks are at what a task sets once, if ever (its namespaces, its limits): they are made before the stop and
 after it, and must be equal; nothing is read of them in the stop. Single-threaded.
 """
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sls.errors import MissedObservationError, SlsError
 from sls.remote import Call, Reply
@@ -21,21 +24,34 @@ T = TypeVar("T")
 Look = Callable[[], Any]
 
 
+class Work(Protocol):
+    """Calls that are being made (`sls.remote.Started`)."""
+
+    def wait(self) -> None: ...
+
+    def replies(self) -> list[Reply]: ...
+
+
+W = TypeVar("W", bound=Work)
+
+
 class Observations:
     """What is seen of one process, from capture to capture."""
 
     def __init__(self) -> None:
         self._seen: dict[Hashable, Any] = {}
         self._plan: dict[Hashable, Look] = {}
+        self._meanwhile: dict[Hashable, Look] = {}
         self._leisurely: dict[Hashable, Look] = {}
         self._next_plan: dict[Hashable, Look] = {}
+        self._next_meanwhile: dict[Hashable, Look] = {}
         self._next_leisurely: dict[Hashable, Look] = {}
         self._is_over = False
         self._calls: dict[
             int, dict[Call, None]
         ] = {}  # tid → calls of this capture, and of the last
         self._last_calls: dict[int, dict[Call, None]] = {}
-        self._started: dict[int, tuple[tuple[Call, ...], Callable[[], list[Reply]]]] = {}
+        self._started: dict[int, tuple[tuple[Call, ...], Work]] = {}
         self._replies: dict[int, dict[Call, Reply]] = {}
 
     def begin(self, *, is_asking: bool = False) -> None:
@@ -44,6 +60,7 @@ class Observations:
         `is_asking`: they are made in the stop like all others, because something of them has just changed.
         """
         self._plan, self._next_plan = self._next_plan, {}
+        self._meanwhile, self._next_meanwhile = self._next_meanwhile, {}
         self._leisurely, self._next_leisurely = self._next_leisurely, {}
         if is_asking:
             self._leisurely = {}
@@ -53,8 +70,12 @@ class Observations:
         self._make(self._leisurely)
 
     def repeat(self) -> None:
-        """Make all looks of the last time that were not made yet. A look that fails is left to who asks for it."""
+        """Make the looks of the last time that were not made yet. A look that fails is left to who asks for it."""
         self._make(self._plan)
+
+    def repeat_meanwhile(self) -> None:
+        """The same for those that may be made while the task makes calls for us."""
+        self._make(self._meanwhile)
 
     def _make(self, plan: dict[Hashable, Look]) -> None:
         seen = self._seen
@@ -63,13 +84,14 @@ class Observations:
                 with suppress(SlsError, OSError):
                     seen[key] = look()
 
-    def repeat_calls(
-        self, tid: int, start: Callable[[Sequence[Call]], Callable[[], list[Reply]]]
-    ) -> None:
-        """The same for system calls that only look, made inside thread `tid`; replies are made out when asked for."""
+    def repeat_calls(self, tid: int, start: Callable[[Sequence[Call]], W]) -> W | None:
+        """Have thread `tid` make the system calls of the last time that only look; None when there are none."""
         calls = tuple(self._last_calls.get(tid, ()))
-        if calls:
-            self._started[tid] = calls, start(calls)
+        if not calls:
+            return None
+        started = start(calls)
+        self._started[tid] = calls, started
+        return started
 
     def end(self) -> None:
         """The tasks run again: from now on only what was seen is told."""
@@ -93,6 +115,11 @@ class Observations:
     def of(self, key: Hashable, look: Callable[[], T]) -> T:
         """What `look` sees, or has seen in this capture."""
         self._next_plan[key] = look
+        return self._told(key, look)
+
+    def meanwhile(self, key: Hashable, look: Callable[[], T]) -> T:
+        """The same for what the task does not change by making calls for us."""
+        self._next_meanwhile[key] = look
         return self._told(key, look)
 
     def at_leisure(self, key: Hashable, look: Callable[[], T]) -> T:
@@ -119,8 +146,8 @@ class Observations:
     ) -> Sequence[Reply]:
         """Replies to calls; those that were not made yet `execute` makes in thread `tid`."""
         if tid in self._started:
-            made, make_out = self._started.pop(tid)
-            self._replies[tid] = dict(zip(made, make_out(), strict=True))
+            made, started = self._started.pop(tid)
+            self._replies[tid] = dict(zip(made, started.replies(), strict=True))
         known = self._replies.get(tid, {})
         if all(one in known for one in calls):
             return [known[one] for one in calls]

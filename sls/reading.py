@@ -232,7 +232,7 @@ class Reading:
             middle = (first + last) // 2
             known = alike[middle]
             two = (known.pid, process.tid, syscalls.KCMP_FILE, known.fd, fd)
-            order = process.looks.of(two, partial(syscalls.kcmp, *two))
+            order = process.looks.meanwhile(two, partial(syscalls.kcmp, *two))
             if order == syscalls.KCMP_EQUAL:
                 return known.file_id
             if order == syscalls.KCMP_LESS:
@@ -281,7 +281,7 @@ def _files_can_wait(process: CapturedProcess) -> bool:
 
 
 def _descriptors(process: CapturedProcess) -> list[int]:
-    return process.looks.of("descriptors", partial(proc.entries, process.tid, "fd"))
+    return process.looks.meanwhile("descriptors", partial(proc.entries, process.tid, "fd"))
 
 
 def _shape(process: CapturedProcess) -> Shape:

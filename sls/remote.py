@@ -314,6 +314,11 @@ class Borrowed:
 
         A call of the table that raises it (`stop_call`) stops the thread as well, for `pause`.
         """
+        self.set_off(address)
+        self.wait(address, pause)
+
+    def set_off(self, address: int) -> None:
+        """Let the thread run from `address`; `wait` has to follow."""
         registers = syscalls.registers_from_bytes(bytes(self.registers))
         registers.rip = address
         registers.orig_rax = _MASK64
@@ -323,13 +328,12 @@ class Borrowed:
             syscalls.set_sigmask(self.tid, _MASK64 & ~(1 << (self.stop_signal - 1)))
             self._is_masked = True
         syscalls.resume(self.tid)
-        self._wait_for_signal(address, pause)
 
     def stop_call(self) -> Call:
         """The call that stops the thread in the middle of a table; without a tracer it does nothing."""
         return call("tgkill", self.pid, self.tid, self.stop_signal)
 
-    def _wait_for_signal(self, start: int, pause: Callable[[], None] | None) -> None:
+    def wait(self, start: int, pause: Callable[[], None] | None = None) -> None:
         """Wait for the signal raised at the end of the table; one of that number from elsewhere finds another place."""
         while True:
             stop = syscalls.wait_stop(self.tid)
@@ -425,22 +429,15 @@ class Arena:
 
         A failed call does not end the batch; its reply tells. `pause`: run at each `thread.stop_call()` among them.
         """
-        return self.start(thread, calls, pause)()
+        started = self.start(thread, calls, pause)
+        started.wait()
+        return started.replies()
 
     def start(
         self, thread: Borrowed, calls: Sequence[Call], pause: Callable[[], None] | None = None
-    ) -> Callable[[], list[Reply]]:
-        """`run` that leaves the replies to be made out later, by calling what it returns."""
-        finished: list[tuple[tuple[Call, ...], _Layout, bytes]] = []
-        rest = tuple(calls)
-        while rest:
-            layout = _laid_out(self.base + PAGE_BYTES + _AT_TABLE, self.end, rest)
-            self._load(thread, layout)
-            thread.run_at(self.base, pause)
-            memory = self._memory[PAGE_BYTES + _AT_TABLE : layout.end - self.base]
-            finished.append((rest[: layout.count], layout, memory))
-            rest = rest[layout.count :]
-        return lambda: [reply for batch in finished for reply in self._replies(thread.pid, *batch)]
+    ) -> "Started":
+        """`run` that goes on meanwhile: wait for it before anything else is done with the thread or the arena."""
+        return Started(self, thread, calls, pause)
 
     def _load(self, thread: Borrowed, layout: "_Layout") -> None:
         control = _control_block(
@@ -450,6 +447,16 @@ class Arena:
         for address, data in layout.pieces:
             offset = address - self.base
             self._memory[offset : offset + len(data)] = data
+
+    def _set_off(self, thread: Borrowed, calls: tuple[Call, ...]) -> "_Layout":
+        """Let `thread` make as many of `calls` as there is room for."""
+        layout = _laid_out(self.base + PAGE_BYTES + _AT_TABLE, self.end, calls)
+        self._load(thread, layout)
+        thread.set_off(self.base)
+        return layout
+
+    def _results(self, layout: "_Layout") -> bytes:
+        return self._memory[PAGE_BYTES + _AT_TABLE : layout.end - self.base]
 
     def _replies(
         self, pid: int, calls: Sequence[Call], layout: "_Layout", memory: bytes
@@ -465,6 +472,39 @@ class Arena:
             )
             for one, outputs, (value,) in zip(calls, layout.outputs, values, strict=False)
         ]
+
+
+class Started:
+    """Calls that a thread is making, in one batch after another."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        thread: Borrowed,
+        calls: Sequence[Call],
+        pause: Callable[[], None] | None,
+    ) -> None:
+        self._arena = arena
+        self._thread = thread
+        self._pause = pause
+        self._rest = tuple(calls)
+        self._finished: list[tuple[tuple[Call, ...], _Layout, bytes]] = []
+        self._running = arena._set_off(thread, self._rest) if self._rest else None
+
+    def wait(self) -> None:
+        """Until all are made; the thread stands still then. Raises TaskDiedError."""
+        while self._running is not None:
+            layout, self._running = self._running, None
+            self._thread.wait(self._arena.base, self._pause)
+            made, self._rest = self._rest[: layout.count], self._rest[layout.count :]
+            self._finished.append((made, layout, self._arena._results(layout)))
+            if self._rest:
+                self._running = self._arena._set_off(self._thread, self._rest)
+
+    def replies(self) -> list[Reply]:
+        """A reply for each call, in order, once all are made. Made out when asked for."""
+        pid = self._thread.pid
+        return [reply for batch in self._finished for reply in self._arena._replies(pid, *batch)]
 
 
 def remove_abandoned(thread: Borrowed, maps: Sequence[VmaLine], places: Collection[int]) -> bool:

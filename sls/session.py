@@ -22,6 +22,7 @@ from sls.remote import (
     Borrowed,
     Call,
     Reply,
+    Started,
     find_hole,
     quiet_signal,
     remove_abandoned,
@@ -173,7 +174,7 @@ class Session:
 
     def _start(
         self, process: CapturedProcess, thread: FrozenThread, calls: Sequence[Call]
-    ) -> Callable[[], list[Reply]]:
+    ) -> Started:
         assert process.arena is not None
         return process.arena.start(self._worker(thread), calls)
 
@@ -181,8 +182,24 @@ class Session:
         """Make every look of the last time, and every call that only looks."""
         for process in self.processes:
             process.looks.repeat()
+        with ExitStack() as running:  # whoever was set off is waited for, whatever fails
+            for process in self.processes:
+                self._repeat_calls(process, process.frozen.leader, running)
+            for process in self.processes:
+                process.looks.repeat_meanwhile()
+        for process in self.processes:
             for thread in process.frozen.threads.values():
-                process.looks.repeat_calls(thread.tid, partial(self._start, process, thread))
+                if thread is not process.frozen.leader:
+                    with ExitStack() as running:
+                        self._repeat_calls(process, thread, running)
+
+    def _repeat_calls(
+        self, process: CapturedProcess, thread: FrozenThread, running: ExitStack
+    ) -> None:
+        start = partial(self._start, process, thread)
+        started = process.looks.repeat_calls(thread.tid, start)
+        if started is not None:
+            running.callback(started.wait)
 
     def end(self) -> None:
         """Everyone is about to run again."""

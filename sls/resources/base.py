@@ -126,7 +126,7 @@ class OpenFile:
         """fstat(2) of the description."""
         if self._stat is None:
             path = f"/proc/{self.pid}/fd/{self.fd}"
-            self._stat = self.process.looks.of(("status of", path), lambda: os.stat(path))
+            self._stat = self.process.looks.meanwhile(("status of", path), lambda: os.stat(path))
         return self._stat
 
     @property
@@ -233,7 +233,8 @@ class CapturedProcess:
     def read(self, name: str) -> bytes:
         """/proc/<pid>/<name> as it was while the process stood still."""
         read = proc.read if name in _OF_ADDRESS_SPACE else proc.reread
-        return self.looks.of(("read", name), partial(read, self.tid, name))
+        look = self.looks.meanwhile if name.startswith("fdinfo/") else self.looks.of
+        return look(("read", name), partial(read, self.tid, name))
 
     def read_of_thread(self, tid: int, name: str) -> bytes:
         """/proc/<pid>/task/<tid>/<name> as it was while the thread stood still."""
@@ -241,7 +242,7 @@ class CapturedProcess:
 
     def link(self, name: str) -> bytes:
         """Target of the symbolic link /proc/<pid>/<name>, as it was while the process stood still."""
-        return self.looks.of(("link", name), partial(proc.link, self.tid, name))
+        return self.looks.meanwhile(("link", name), partial(proc.link, self.tid, name))
 
     def settled(self, name: str) -> bytes:
         """/proc/<pid>/<name>, where it tells what hardly ever changes."""

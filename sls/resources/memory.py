@@ -391,7 +391,7 @@ def _executable(
 ) -> tuple[FileVersion, Nameless | None]:
     link = f"/proc/{process.tid}/exe"
     target = process.settled_link("exe")
-    status = process.looks.of(("status of", link), lambda: os.stat(link))
+    status = process.looks.meanwhile(("status of", link), lambda: os.stat(link))
     if not is_nameless(target, status):
         return _version(ctx, target, status), None
     version = FileVersion(path=target, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)

@@ -99,7 +99,7 @@ def lines_of(
     ctx: CaptureContext, process: CapturedProcess, kind: str, look: Callable[[], list[T]]
 ) -> list[T]:
     """The kernel's table of all objects of a kind. With any in it there is more to ask while the tasks stand still."""
-    lines = ctx.once(("sysv", kind), lambda: process.looks.of(("sysv", kind), look))
+    lines = ctx.once(("sysv", kind), lambda: process.looks.meanwhile(("sysv", kind), look))
     process.memo.put(f"no sysv {kind}", b"", not lines)
     if lines:
         process.looks.must_be_at_rest(f"sysv {kind}")

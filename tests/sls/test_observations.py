@@ -1,7 +1,7 @@
 """Looks at a process: made when asked for, or all at once as the last time; never when it runs again."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -61,6 +61,18 @@ def test_what_hardly_ever_changes_must_be_the_same_before_and_after() -> None:
     looks.confirm()
 
 
+def test_a_look_meanwhile_is_made_apart_from_the_others() -> None:
+    looks, made = Observations(), []
+    looks.begin()
+    looks.of("one", lambda: made.append("one"))
+    looks.meanwhile("other", lambda: made.append("other"))
+    looks.begin()
+    looks.repeat()
+    assert made == ["one", "other", "one"]
+    looks.repeat_meanwhile()
+    assert made[3:] == ["other"]
+
+
 def test_calls_that_only_look_are_made_again() -> None:
     asked = [call("getpid"), call("getppid")]
     replies = [Reply(1, one.name, 7, ()) for one in asked]
@@ -75,9 +87,16 @@ def test_calls_that_only_look_are_made_again() -> None:
     looks.begin()
     started: list[Call] = []
 
-    def start(calls: Sequence[Call]) -> Callable[[], list[Reply]]:
+    class Made:
+        def wait(self) -> None:
+            pass
+
+        def replies(self) -> list[Reply]:
+            return replies
+
+    def start(calls: Sequence[Call]) -> Made:
         started.extend(calls)
-        return lambda: replies
+        return Made()
 
     looks.repeat_calls(1, start)
     looks.end()
