@@ -231,8 +231,8 @@ class Reading:
         while first < last:
             middle = (first + last) // 2
             known = alike[middle]
-            two = (known.pid, process.tid, syscalls.KCMP_FILE, known.fd, fd)
-            order = process.looks.meanwhile(two, partial(syscalls.kcmp, *two))
+            two = (known.pid, known.fd, process.tid, fd)
+            order = process.looks.meanwhile(two, partial(syscalls.compare_files, *two))
             if order == syscalls.KCMP_EQUAL:
                 return known.file_id
             if order == syscalls.KCMP_LESS:

@@ -230,7 +230,27 @@ def assemble(control_offset: int, *, writable: bool) -> bytes:
     return bytes(code)
 
 
-_ARENA_CODE: Final = assemble(PAGE_BYTES, writable=True)
+# Several threads can run in an arena at once, each in a *lane*: code, control block and table of its own. The first
+# lane has most of the room, the others a page each.
+LANES: Final = 16
+_LANE_CODE_BYTES: Final = 0x100
+
+
+def _lane_data(lane: int) -> int:
+    """Where the control block of a lane lies, from the arena's base."""
+    return PAGE_BYTES if lane == 0 else ARENA_BYTES - (LANES - lane) * PAGE_BYTES
+
+
+def _lane_end(lane: int) -> int:
+    return _lane_data(lane + 1) if lane + 1 < LANES else ARENA_BYTES
+
+
+_ARENA_CODE: Final = b"".join(
+    assemble(_lane_data(lane) - lane * _LANE_CODE_BYTES, writable=True).ljust(
+        _LANE_CODE_BYTES, b"\0"
+    )
+    for lane in range(LANES)
+)
 _VDSO_CONTROL: Final = 0x100
 _VDSO_CODE: Final = assemble(_VDSO_CONTROL, writable=False)
 
@@ -364,9 +384,9 @@ class Borrowed:
 
 
 class Arena:
-    """Shared memory of the tracer and one process (and those it forks): code, control block, table, data.
+    """Shared memory of the tracer and one process (and those it forks): code, control block, table, data; by lanes.
 
-    The control block is that of the thread that ran last: give one back before another one runs.
+    A lane's control block is that of the thread that ran last in it: give one back before another one runs there.
     """
 
     def __init__(self, base: int, memory: mmap.mmap) -> None:
@@ -434,34 +454,50 @@ class Arena:
         return started.replies()
 
     def start(
-        self, thread: Borrowed, calls: Sequence[Call], pause: Callable[[], None] | None = None
+        self,
+        thread: Borrowed,
+        calls: Sequence[Call],
+        pause: Callable[[], None] | None = None,
+        *,
+        lane: int = 0,
     ) -> "Started":
-        """`run` that goes on meanwhile: wait for it before anything else is done with the thread or the arena."""
-        return Started(self, thread, calls, pause)
+        """`run` that goes on meanwhile: wait for it before anything else is done with the thread or the lane."""
+        return Started(_Lane(self.base, self._memory, lane), thread, calls, pause)
 
-    def _load(self, thread: Borrowed, layout: "_Layout") -> None:
+
+class _Lane:
+    """Where one thread at a time runs."""
+
+    def __init__(self, base: int, memory: mmap.mmap, lane: int) -> None:
+        self.code = base + lane * _LANE_CODE_BYTES
+        self._base = base
+        self._memory = memory
+        self._control = _lane_data(lane)
+        self._table = self._control + _AT_TABLE
+        self._end = _lane_end(lane)
+
+    def set_off(self, thread: Borrowed, calls: tuple[Call, ...]) -> "_Layout":
+        """Let `thread` make as many of `calls` as there is room for."""
+        layout = _laid_out(self._base + self._table, self._base + self._end, calls)
         control = _control_block(
             thread.pid, thread.tid, thread.stop_signal, thread.mask, thread.registers
         )
-        self._memory[PAGE_BYTES : PAGE_BYTES + len(control)] = control
+        self._memory[self._control : self._control + len(control)] = control
         for address, data in layout.pieces:
-            offset = address - self.base
+            offset = address - self._base
             self._memory[offset : offset + len(data)] = data
-
-    def _set_off(self, thread: Borrowed, calls: tuple[Call, ...]) -> "_Layout":
-        """Let `thread` make as many of `calls` as there is room for."""
-        layout = _laid_out(self.base + PAGE_BYTES + _AT_TABLE, self.end, calls)
-        self._load(thread, layout)
-        thread.set_off(self.base)
+        thread.set_off(self.code)
         return layout
 
-    def _results(self, layout: "_Layout") -> bytes:
-        return self._memory[PAGE_BYTES + _AT_TABLE : layout.end - self.base]
+    def results(self, layout: "_Layout") -> bytes:
+        """Table and data, after the run."""
+        return self._memory[self._table : layout.end - self._base]
 
-    def _replies(
+    def replies(
         self, pid: int, calls: Sequence[Call], layout: "_Layout", memory: bytes
     ) -> list[Reply]:
-        origin = self.base + PAGE_BYTES + _AT_TABLE
+        """What `results` say."""
+        origin = self._base + self._table
         values = _RESULT.iter_unpack(memory[: layout.count * _ENTRY.size])
         return [
             Reply(
@@ -479,32 +515,32 @@ class Started:
 
     def __init__(
         self,
-        arena: Arena,
+        lane: _Lane,
         thread: Borrowed,
         calls: Sequence[Call],
         pause: Callable[[], None] | None,
     ) -> None:
-        self._arena = arena
+        self._lane = lane
         self._thread = thread
         self._pause = pause
         self._rest = tuple(calls)
         self._finished: list[tuple[tuple[Call, ...], _Layout, bytes]] = []
-        self._running = arena._set_off(thread, self._rest) if self._rest else None
+        self._running = lane.set_off(thread, self._rest) if self._rest else None
 
     def wait(self) -> None:
         """Until all are made; the thread stands still then. Raises TaskDiedError."""
         while self._running is not None:
             layout, self._running = self._running, None
-            self._thread.wait(self._arena.base, self._pause)
+            self._thread.wait(self._lane.code, self._pause)
             made, self._rest = self._rest[: layout.count], self._rest[layout.count :]
-            self._finished.append((made, layout, self._arena._results(layout)))
+            self._finished.append((made, layout, self._lane.results(layout)))
             if self._rest:
-                self._running = self._arena._set_off(self._thread, self._rest)
+                self._running = self._lane.set_off(self._thread, self._rest)
 
     def replies(self) -> list[Reply]:
         """A reply for each call, in order, once all are made. Made out when asked for."""
         pid = self._thread.pid
-        return [reply for batch in self._finished for reply in self._arena._replies(pid, *batch)]
+        return [reply for batch in self._finished for reply in self._lane.replies(pid, *batch)]
 
 
 def remove_abandoned(thread: Borrowed, maps: Sequence[VmaLine], places: Collection[int]) -> bool:
@@ -584,7 +620,7 @@ class _Layout:
         return address
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 def _laid_out(table: int, limit: int, calls: tuple[Call, ...]) -> _Layout:
     """The layout; the same calls are made at every capture, in every thread."""
     return _Layout(table, limit, calls)

@@ -18,6 +18,7 @@ from sls.proc import VmaLine
 from sls.ranges import RangeArray, Ranges, as_array, difference
 from sls.remote import (
     ARENA_BYTES,
+    LANES,
     Arena,
     Borrowed,
     Call,
@@ -33,6 +34,7 @@ from sls.sharing import refuse_foreign, refuse_shared
 from sls.syscalls import PAGE_BYTES
 
 Shape = tuple[object, ...]
+_Pairs = list[tuple[CapturedProcess, FrozenThread]]
 
 
 class CapturedObject(NamedTuple):
@@ -88,7 +90,7 @@ class Session:
         self.processes: list[CapturedProcess] = []
         self.members: dict[int, Member] = {}
         self._threads: dict[int, Borrowed] = {}
-        self._at_work: dict[int, Borrowed] = {}  # pid → who ran last in its arena
+        self._at_work: dict[tuple[int, int], Borrowed] = {}  # (pid, lane) → who ran last there
         refuse_shared(frozen.processes.values())
         for pid in self._tree_order():
             self._prepare(pid, track)
@@ -108,6 +110,7 @@ class Session:
         frozen = self._frozen.processes[pid]
         member = self._find_member(pid, frozen.leader.tid, proc.start_time(pid, proc.reread))
         self.members[pid] = member
+        member.tracker.pid = frozen.leader.tid  # another thread's, once the leader has ended
         refuse_foreign(frozen)
         process = CapturedProcess(
             frozen, member.object_id, member.memo,
@@ -127,7 +130,7 @@ class Session:
                 process.read_maps()
         process.arena = self._arena(process, member, leader)
         self._cleanup.callback(self._give_back, process)
-        self._at_work[pid] = leader
+        self._at_work[pid, 0] = leader
         if track and not member.tracker.is_tracking and not member.tracker.lack:
             member.tracker.start(leader, process.arena, process.pidfd)
         self.processes.append(process)
@@ -164,42 +167,50 @@ class Session:
         assert arena is not None
         return lambda calls: arena.run(self._worker(thread), calls)
 
-    def _worker(self, thread: FrozenThread) -> Borrowed:
-        """The thread, to run next in the arena of its process; who ran there before is given back."""
-        before = self._at_work.get(thread.pid)
+    def _worker(self, thread: FrozenThread, lane: int = 0) -> Borrowed:
+        """The thread, to run next in a lane of the arena of its process; who ran there before is given back."""
+        before = self._at_work.get((thread.pid, lane))
         if before is not None and before.tid != thread.tid:
             before.give_back()
-        self._at_work[thread.pid] = self._threads[thread.tid]
-        return self._at_work[thread.pid]
-
-    def _start(
-        self, process: CapturedProcess, thread: FrozenThread, calls: Sequence[Call]
-    ) -> Started:
-        assert process.arena is not None
-        return process.arena.start(self._worker(thread), calls)
+        self._at_work[thread.pid, lane] = self._threads[thread.tid]
+        return self._threads[thread.tid]
 
     def repeat(self) -> None:
-        """Make every look of the last time, and every call that only looks."""
+        """Make every look of the last time, and every call that only looks, those of several threads at once."""
         for process in self.processes:
             process.looks.repeat()
+        waiting = [
+            (process, thread)
+            for process in self.processes
+            for thread in process.frozen.threads.values()
+        ]
+        while waiting:
+            waiting = self._repeat_calls(waiting)
+
+    def _repeat_calls(self, waiting: _Pairs) -> _Pairs:
+        """Have as many threads as there are lanes make their calls; who is left. Meanwhile, look at the rest."""
+        lanes: dict[int, int] = {}  # pid → lanes in use
+        left = []
         with ExitStack() as running:  # whoever was set off is waited for, whatever fails
-            for process in self.processes:
-                self._repeat_calls(process, process.frozen.leader, running)
+            for process, thread in waiting:
+                lane = lanes.get(process.pid, 0)
+                if lane == LANES:
+                    left.append((process, thread))
+                    continue
+                start = partial(self._start, process, thread, lane)
+                started = process.looks.repeat_calls(thread.tid, start)
+                if started is not None:
+                    lanes[process.pid] = lane + 1
+                    running.callback(started.wait)
             for process in self.processes:
                 process.looks.repeat_meanwhile()
-        for process in self.processes:
-            for thread in process.frozen.threads.values():
-                if thread is not process.frozen.leader:
-                    with ExitStack() as running:
-                        self._repeat_calls(process, thread, running)
+        return left
 
-    def _repeat_calls(
-        self, process: CapturedProcess, thread: FrozenThread, running: ExitStack
-    ) -> None:
-        start = partial(self._start, process, thread)
-        started = process.looks.repeat_calls(thread.tid, start)
-        if started is not None:
-            running.callback(started.wait)
+    def _start(
+        self, process: CapturedProcess, thread: FrozenThread, lane: int, calls: Sequence[Call]
+    ) -> Started:
+        assert process.arena is not None
+        return process.arena.start(self._worker(thread, lane), calls, lane=lane)
 
     def end(self) -> None:
         """Everyone is about to run again."""

@@ -498,6 +498,16 @@ def kcmp(pid1: int, pid2: int, kind: int, index1: int = 0, index2: int = 0) -> i
     return syscall("kcmp", pid1, pid2, kind, index1, index2)
 
 
+def compare_files(pid1: int, fd1: int, pid2: int, fd2: int) -> int:
+    """kcmp(2) of two descriptors of stopped tasks. TaskDiedError when one is not there: it goes only with its task."""
+    try:
+        return kcmp(pid1, pid2, KCMP_FILE, fd1, fd2)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        raise TaskDiedError(pid2, "kcmp") from error
+
+
 def pidfd_getfd(pidfd: int, fd: int) -> int:
     """pidfd_getfd(2): a duplicate (close-on-exec) of descriptor `fd` of the process behind `pidfd`."""
     return syscall("pidfd_getfd", pidfd, fd, 0)
