@@ -20,8 +20,9 @@ from tests.acceptance.job import adopting_orphans
 from tests.mounts import load, wait_until
 
 LONGER: Final = (5, 20)  # times the time, for one that has ended before its checkpoint was taken
-END_S: Final = 15.0  # beyond its time: what has not ended then is hung
+END_S: Final = 60.0  # beyond its time: what has not ended then is hung
 START_S: Final = 10.0
+KILL_S: Final = 120.0  # what sleeps uninterruptibly waits for a disk that others use
 _SAID: Final = re.compile(r"stress-ng: (?:fail|error|warn|info): +\[\d+\] (.*)")
 _DULL: Final = (
     "setting to a",
@@ -104,9 +105,9 @@ class Group:
         """SIGKILL to all at once, and wait until their numbers are free. Frozen first: none is born meanwhile."""
         with adopting_orphans():
             (self.path / "cgroup.freeze").write_text("1")
-            wait_until(self._is_frozen)
+            wait_until(self._is_frozen, KILL_S)
             (self.path / "cgroup.kill").write_text("1")
-            wait_until(self._is_gone)
+            wait_until(self._is_gone, KILL_S)
             (self.path / "cgroup.freeze").write_text("0")
 
     def _is_gone(self) -> bool:
@@ -147,7 +148,7 @@ def group(name: str) -> Iterator[Group]:
         yield made
     finally:
         made.kill()
-        wait_until(made.is_removed)
+        wait_until(made.is_removed, KILL_S)
 
 
 # --- one run ----------------------------------------------------------------------------------
