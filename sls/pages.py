@@ -5,6 +5,7 @@ import mmap
 import os
 
 from sls import proc, syscalls
+from sls.errors import WorkerError
 from sls.ranges import RangeArray, Ranges, array_bytes, as_array, as_list
 
 
@@ -28,7 +29,15 @@ class CopyBuffer:
         offset = self.used
         if offset + size_bytes > len(self._memory):
             old = self._memory
-            self._map(max(2 * len(old), (offset + size_bytes + mmap.PAGESIZE) & -mmap.PAGESIZE))
+            try:
+                self._map(max(2 * len(old), (offset + size_bytes + mmap.PAGESIZE) & -mmap.PAGESIZE))
+            except OSError as error:
+                os.ftruncate(self.fd, len(old))
+                refused = WorkerError(
+                    f"there is no memory for a copy of {size_bytes >> 20} MiB; free some and try again"
+                )
+                refused.errno = error.errno or errno.ENOMEM
+                raise refused from error
         self.used = offset + size_bytes
         return offset
 

@@ -31,6 +31,8 @@ _MFD_HUGETLB: Final = 4
 MAP_HUGETLB: Final = 0x40000
 _NO_SEALS: Final = 0
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
+_BLOCK_BYTES: Final = 512  # of st_blocks
+_LOOK_BYTES: Final = 1 << 20
 _NAME_TRIES: Final = 100
 
 
@@ -141,6 +143,16 @@ def _seals(link: str) -> int:
         os.close(fd)
 
 
+def tells_holes(fd: int, status: os.stat_result) -> bool:
+    """Whether its filesystem tells where a file has holes; one that does not calls all of it data (lseek(2))."""
+    return not holes_bytes(status) or os.lseek(fd, 0, os.SEEK_HOLE) < status.st_size
+
+
+def holes_bytes(status: os.stat_result) -> int:
+    """How much of a file is not there."""
+    return max(status.st_size - status.st_blocks * _BLOCK_BYTES, 0)
+
+
 class InodeBytes:
     """A `MemorySource`: an inode's data, read through a link in /proc; holes stay holes."""
 
@@ -156,6 +168,18 @@ class InodeBytes:
         os.close(self._fd)
 
     def data_ranges(self) -> Iterator[tuple[int, int]]:
+        if tells_holes(self._fd, os.fstat(self._fd)):
+            return self._ranges_of_data()
+        return self._ranges_that_are_not_zero()
+
+    def _ranges_that_are_not_zero(self) -> Iterator[tuple[int, int]]:
+        for start in range(0, self._size_bytes, _LOOK_BYTES):
+            data = os.pread(self._fd, _LOOK_BYTES, start)
+            for at in range(0, len(data), PAGE_BYTES):
+                if data.count(0, at, at + PAGE_BYTES) < min(PAGE_BYTES, len(data) - at):
+                    yield start + at, start + at + PAGE_BYTES
+
+    def _ranges_of_data(self) -> Iterator[tuple[int, int]]:
         end = 0
         while end < self._size_bytes:
             try:

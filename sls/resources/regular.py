@@ -18,14 +18,17 @@ from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, R
 from sls.resources.nameless import (
     Nameless,
     capture_nameless,
+    holes_bytes,
     is_nameless,
     is_posix_memory,
     nameless_descriptor,
     other_name,
+    tells_holes,
     tmpfile_original,
 )
 
 _OF_A_PROCESS: Final = re.compile(rb"/proc/\d+(/|$)")
+_MOST_HOLES_BYTES: Final = 1 << 30  # that are read while everyone stands still
 _QUEUE_BYTES: Final = 80  # FILENT_SIZE of ipc/mqueue.c
 _CREATION_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 _TMPFILE_FLAGS: Final = os.O_TMPFILE | os.O_RDWR
@@ -145,7 +148,15 @@ def _capture_deleted(ctx: CaptureContext, file: OpenFile) -> Nameless:
         raise file.unsupported(f"{name}: only a regular file can be kept once it is deleted")
     if file.stat.st_nlink:
         ctx.lose(file.pid, f"fd {file.fd}", f"{name}: comes back apart from its other hard links")
-    return capture_nameless(ctx, f"/proc/{file.pid}/fd/{file.fd}", file.target, file.stat)
+    link = f"/proc/{file.pid}/fd/{file.fd}"
+    if holes_bytes(file.stat) > _MOST_HOLES_BYTES:
+        with open(link, "rb", buffering=0) as opened:
+            if not tells_holes(opened.fileno(), file.stat):
+                raise file.unsupported(
+                    f"{name}: a deleted file of {file.stat.st_size} bytes, and its filesystem does not tell which of "
+                    "them are holes; close it before the checkpoint"
+                )
+    return capture_nameless(ctx, link, file.target, file.stat)
 
 
 def _check_size(record: RegularRecord, fd: int) -> None:

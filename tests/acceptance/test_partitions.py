@@ -246,3 +246,27 @@ def test_a_removed_directory_is_back_for_whom_holds_it(job: Job) -> None:
             (folder / "file").unlink()
     finally:
         os.close(held)
+
+
+def start_sparse(job: Job, size: int) -> None:
+    program = command_of("sparse.py", Path())
+    job.start(*program, job.directory / "go", job.partition, size)
+    job.wait_ready()
+
+
+def test_holes_of_a_deleted_file_stay_holes(job: Job) -> None:
+    start_sparse(job, 100 << 20)
+    job.checkpoint()
+    assert job.info()["logical_bytes"] < 50 << 20
+    job.kill()
+    job.restore()
+    (job.directory / "go").touch()
+    assert (job.wait_end(), job.text()) == (0, f"{READY}ok\n")
+
+
+def test_x26_a_deleted_file_with_terabytes_of_holes(job: Job) -> None:
+    start_sparse(job, 5 << 40)
+    code, reason = job.refusal("checkpoint", "")
+    assert (code, "which of them are holes" in reason) == (errno.EOPNOTSUPP, True)
+    (job.directory / "go").touch()
+    assert (job.wait_end(), job.text()) == (0, f"{READY}ok\n")

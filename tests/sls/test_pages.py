@@ -1,5 +1,6 @@
 """Sets of address ranges, against sets of pages; what the tracking of pages costs in the program."""
 
+import errno
 import mmap
 import os
 import subprocess
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 
 from sls import proc, syscalls
 from sls.capture import Tracer
-from sls.errors import TaskDiedError
-from sls.pages import copy_running
+from sls.errors import TaskDiedError, WorkerError
+from sls.pages import CopyBuffer, copy_running
 from sls.ranges import (
     NOTHING,
     as_array,
@@ -124,3 +125,17 @@ def test_100_gib_with_three_pages_cost_three_pages(tmp_path: Path, binaries: Pat
         (tmp_path / "go").touch()
         assert program.process.wait(10) == 0
         assert program.lines() == ["ready", "ok"]
+
+
+def test_no_memory_for_a_copy() -> None:
+    buffer = CopyBuffer(1 << 16)
+    place = buffer.reserve(3)
+    buffer.view(place, 3)[:] = b"abc"
+    with pytest.raises(
+        WorkerError, match="no memory for a copy of 1073741824 MiB; free some"
+    ) as raised:
+        buffer.reserve(1 << 50)  # more than there are addresses
+    assert raised.value.errno == errno.ENOMEM
+    assert os.fstat(buffer.fd).st_size == 1 << 16
+    assert bytes(buffer.view(place, 3)) == b"abc"
+    buffer.close()
