@@ -40,6 +40,7 @@ _ENDED: Final = re.compile(
 )
 # these take all they can get: a little less, or as root does not get it
 _BOUNDED: Final = {
+    "bad-ioctl": ("--pathological",),
     "fallocate": ("--fallocate-bytes", "32M"),
     "forkheavy": ("--forkheavy-procs", "64", "--forkheavy-allocs", "64"),
     "hdd": ("--hdd-bytes", "16M"),
@@ -60,8 +61,8 @@ _LIMITED: Final = {  # options of prlimit(1)
 }
 _AS_NOBODY: Final = ("bad-ioctl", "exec", "spawn")  # they refuse to run as root
 _NOBODY: Final = 65534
-# fallocate(2), which files/ lacks, is imitated until time is over; then nothing is done, and found to be wrong
-_OUTSIDE: Final = ("fsize",)
+# fallocate(2), which files/ lacks, is imitated until time is over: then nothing is done, and found to be wrong
+_IN_MEMORY: Final = ("fsize",)
 # what would reach the machine beyond the namespaces of the run
 _WITHOUT: Final = "-sys_boot,-sys_module,-sys_pacct,-sys_time,-syslog,-wake_alarm"
 _JOIN: Final = 'echo 0 > "$1/cgroup.procs" && shift && exec "$@"'
@@ -170,7 +171,7 @@ def tried(
     """
     inside = partition / "files" / name
     inside.mkdir()
-    for files in (directory,) if name in _OUTSIDE else (inside, directory):
+    for files in (Path("/dev/shm"),) if name in _IN_MEMORY else (inside, directory):
         for times in (1, *LONGER):
             result = _once(name, partition, directory, files, seconds * times, between)
             if not _ENDED.search(result.words):
