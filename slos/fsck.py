@@ -314,6 +314,10 @@ def as_text(report: FsckReport) -> Iterator[str]:
     if report.is_clean:
         yield f"clean ({looked_at})"
         return
-    advice = "run it again" if report.repairs else "slsctl fsck --repair mends what can be mended"
+    advice = "slsctl fsck --repair mends what can be mended"
+    if report.repairs:
+        advice = "run it again"
+    elif all(problem.offset >= 0 for problem in report.problems):
+        advice = "lost pages stay lost; everything else in these generations reads right"
     at_least = "at least " if report.is_cut else ""
     yield f"findings: {at_least}{len(report.problems)} ({looked_at}); {advice}"
