@@ -13,7 +13,7 @@ from slos.core import Core
 from slos.errors import SlosError
 
 _BUSY_SECONDS = 0.1
-_GIVE_WAY = 6
+_GIVE_WAY = 8
 
 
 class Maintenance:
