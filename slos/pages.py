@@ -16,6 +16,7 @@ from xxhash import xxh3_64_digest
 from slos.blocks import Places
 from slos.bulk import Wanted, copy_pages
 from slos.catalog import Run
+from slos.codec import BLOCK_BYTES
 from slos.errors import device_error
 from slos.extents import EMPTY, Entries, View
 from slos.format import (
@@ -145,7 +146,7 @@ class PageReader:
         spans = iter(plan.spans())
         bad: list[NDArray[np.int64]] = []
         helper = None
-        if len(page_ids) >= _SHARED_PAGES:
+        if len(page_ids) >= _SHARED_PAGES and plan.is_packed():
             helper = self._pool.submit(self._work, plan, spans, out, bad)
         try:
             self._work(plan, spans, out, bad)
@@ -166,9 +167,17 @@ class PageReader:
         cached = len(plan.order) <= _CACHED_PAGES
         # Pages of fresh memory cost as much as what is read into them.
         buffer = None if cached else self._take_buffer()
-        for first, last in spans:
-            end = plan.starts[last] + plan.sizes[last]
-            window = _Window(self._log, plan.starts[first], end, buffer)
+        while True:
+            # One thread reads at a time, so that the kernel sees a file read in its order.
+            with plan.reading:
+                span = next(spans, None)
+                if span is None:
+                    break
+                first, last = span
+                end = plan.starts[last] + plan.sizes[last]
+                window = _Window(self._log, plan.starts[first], end, buffer)
+                if buffer is not None and plan.starts[first]:
+                    window.fetch()
             for group in self._rest(plan, window, first, last, out):
                 part = slice(plan.bounds[group], plan.bounds[group + 1])
                 record = self._record(window, plan.starts[group], plan.slots[part], cached)
@@ -214,6 +223,7 @@ class _Plan:
     """A read in the order of the device: groups of pages that lie in one record."""
 
     def __init__(self, page_ids: Array, places: Places, rows: NDArray[np.int64]):
+        self.reading = Lock()
         self.order = np.argsort(places.offsets, kind="stable")
         self.ids = page_ids[self.order]
         self.slots = places.slots[self.order]
@@ -245,6 +255,10 @@ class _Plan:
             self.slots[pages],
             self.rows[pages],
         )
+
+    def is_packed(self) -> bool:
+        """Whether most records are compressed. Of others two threads copy no more than one."""
+        return sum(self.sizes) < len(self.sizes) * BLOCK_BYTES * 3 // 4
 
     def is_met(self, group: int, record: _Record) -> bool:
         """Whether the slots are the pages wanted: a place may have been used anew meanwhile."""
@@ -291,11 +305,14 @@ class _Window:
 
     @property
     def data(self) -> memoryview:
-        if self._data is None:
-            try:
-                self._data = self._read()
-            except OSError as error:
-                raise device_error(error, "reading the store", self._start) from error
+        return self.fetch() if self._data is None else self._data
+
+    def fetch(self) -> memoryview:
+        """Read the bytes now."""
+        try:
+            self._data = self._read()
+        except OSError as error:
+            raise device_error(error, "reading the store", self._start) from error
         return self._data
 
     def _read(self) -> memoryview:
