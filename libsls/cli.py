@@ -25,7 +25,7 @@ from rich.table import Table
 from libsls import protocol
 from libsls.bisect import UndecidedError, Verdict, first_bad, verdict_of
 from libsls.foreground import Forwarder, wait_child, wait_restored
-from libsls.mount import NoMountError, Partition, RefusedError, find_mount, partitions
+from libsls.mount import NoMountError, Partition, RefusedError, find_mount, statuses
 from libsls.protocol import Backend, File, Mode, ProtocolError
 from libsls.sparse import copy_sparse
 from libsls.store_commands import COMMANDS as STORE_COMMANDS
@@ -502,7 +502,7 @@ def _judge(partition: Partition, epoch: int, command: Sequence[str]) -> Verdict:
 @json_option
 def ps(as_json: bool) -> None:
     """List partitions and their members."""
-    found = [partition.status() for partition in partitions(find_mount())]
+    found = statuses(find_mount())
     if as_json:
         print_json(found)
         return

@@ -8,12 +8,14 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from libsls import protocol
 from libsls.protocol import File
+
+READ_BYTES: Final = 1 << 16
 
 
 class NoMountError(Exception):
@@ -51,6 +53,15 @@ def partitions(mount: Path) -> list["Partition"]:
     names = sorted(int(name) for name in os.listdir(mount / protocol.PARTITIONS))
     found = (Partition(oid, mount) for oid in names)
     return [partition for partition in found if os.access(partition.path, os.R_OK | os.X_OK)]
+
+
+def statuses(mount: Path) -> list[dict[str, Any]]:
+    """`status` of each partition that this user may see, by number; a removed one is left out."""
+    found = []
+    for oid in sorted(map(int, os.listdir(mount / protocol.PARTITIONS))):
+        with suppress(PermissionError, RefusedError):
+            found.append(Partition(oid, mount).status())
+    return found
 
 
 class Partition:
@@ -99,7 +110,7 @@ class Partition:
     def read(self, file: File) -> bytes:
         """What a control file reads as. Raises RefusedError."""
         try:
-            return (self.path / file).read_bytes()
+            return _read(self.path / file)
         except FileNotFoundError as error:
             raise self._missing(error) from error
 
@@ -262,6 +273,18 @@ class Partition:
     def trace(self) -> bytes:
         """The stages of the last checkpoints: JSON trace events."""
         return self.read(File.TRACE)
+
+
+def _read(path: Path) -> bytes:
+    """A text that has no size, with as few requests to the daemon as there can be."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = []
+        while piece := os.read(descriptor, READ_BYTES):
+            pieces.append(piece)
+        return b"".join(pieces)
+    finally:
+        os.close(descriptor)
 
 
 def _load(data: bytes) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from slfs.errors import EXPECTED_ERRORS, MountError, errno_of
 from slfs.files.operations import FileOperations
 from slfs.files.router import Router
 from slfs.generations import GenerationsDirectory
+from slfs.handshake import agree, device
 from slfs.inodes import (
     Attributes,
     ControlFile,
@@ -182,6 +183,8 @@ class Filesystem(pyfuse3.Operations):
         return _to_entry(attributes, self._inodes.remember(node))
 
     async def _attributes(self, node: Node, inode: int) -> EntryAttributes:
+        if node.is_at_hand:
+            return _to_entry(node.attributes(), inode)
         return _to_entry(await self._run(node, node.attributes), inode)
 
     @answers_errno
@@ -323,7 +326,7 @@ class Filesystem(pyfuse3.Operations):
         if flags & os.O_ACCMODE != os.O_RDONLY and not is_writable:
             raise node.refuse("writing")
         number = self._new_handle()
-        handle = await self._run(node, node.open)
+        handle = node.open() if node.is_at_hand else await self._run(node, node.open)
         self._files[number] = OpenFile(node, handle, _caller(ctx))
         # A text is made anew at each pass: the kernel must neither keep it nor trust a size.
         return FileInfo(fh=FileHandleT(number), direct_io=not node.keeps_pages)
@@ -347,7 +350,9 @@ class Filesystem(pyfuse3.Operations):
             await self._commands.wait_durable(node.entry)
 
     async def flush(self, fh: FileHandleT) -> None:
-        return  # a write's outcome is known when it returns
+        raise FUSEError(
+            errno.ENOSYS
+        )  # a write's outcome is known when it returns: do not ask again
 
     async def release(self, fh: FileHandleT) -> None:
         del self._files[fh]
@@ -501,6 +506,7 @@ async def _serve(registry: Registry, request: MountRequest, starter: Starter) ->
                 f"{request.mountpoint}: mounting failed ({error}); is /dev/fuse usable?"
             ) from error
         try:
+            await agree(device(), partial(pyfuse3.main, max_tasks=1))
             starter.succeed()
             await pyfuse3.main()
         finally:

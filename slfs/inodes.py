@@ -105,6 +105,7 @@ class Node:
     """Anything that has an inode number."""
 
     is_slow: ClassVar[bool] = False
+    is_at_hand: ClassVar[bool] = False  # its attributes and `open` are not slow, whatever else is
     read_only_errno: ClassVar[int] = errno.EACCES  # what a change of it is refused with
 
     @property
@@ -344,6 +345,7 @@ class ControlFile(TextFile):
     """A control file: its verb says what reading and writing do."""
 
     is_slow = True
+    is_at_hand = True
 
     def __init__(self, entry: Entry, file: File) -> None:
         self.entry = entry

@@ -9,7 +9,8 @@ Small files, directories and links lie together in one object, so that a flush o
 one call. `epoch` moves on with each flush. A tree that was never flushed has epoch 0: all zeros.
 """
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -26,6 +27,8 @@ POOL_OBJECT: Final = 2
 FILE_OBJECTS: Final = 1 << 40
 POOLED: Final = 4
 PER_PAGE: Final = PAGE_BYTES // RECORD_BYTES
+WRITTEN_AT_ONCE: Final = (8 << 20) // PAGE_BYTES
+_rooms = threading.local()
 
 
 class MissingBlockError(Exception):
@@ -291,7 +294,22 @@ def _pool_pages(ino: int, count: int) -> Iterable[int]:
 
 
 def _write_pages(transaction: Transaction, object_id: int, pages: Pages | dict[int, bytes]) -> None:
-    if pages:
-        numbers = sorted(pages)
-        data = b"".join([pages[number] for number in numbers])
-        transaction.write_pages(object_id, np.array(numbers, np.uint64), data)
+    numbers = sorted(pages)
+    for start in range(0, len(numbers), WRITTEN_AT_ONCE):
+        some = numbers[start : start + WRITTEN_AT_ONCE]
+        data = _gathered([pages[number] for number in some])
+        transaction.write_pages(object_id, np.array(some, np.uint64), data)
+
+
+def _gathered(pages: Sequence[bytes | bytearray]) -> memoryview:
+    """Pages one behind the other, until the next call by this thread.
+
+    The room is kept: with each new one the kernel would fill it with zeros first, which costs more than the copy.
+    """
+    room: bytearray | None = getattr(_rooms, "room", None)
+    if room is None or len(room) < len(pages) * PAGE_BYTES:
+        room = _rooms.room = bytearray(len(pages) * PAGE_BYTES)
+    view = memoryview(room)
+    for place, page in zip(range(0, len(room), PAGE_BYTES), pages, strict=False):
+        view[place : place + PAGE_BYTES] = page
+    return view[: len(pages) * PAGE_BYTES]

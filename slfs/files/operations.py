@@ -340,10 +340,9 @@ class FileOperations:
             tree = files.tree
             inode = tree.get(node & INO_MASK)
             if fields.update_size:
-                if ctx.uid:
-                    tree.lose_privileges(inode, by_stranger=_is_stranger(inode, ctx))
+                _lose_privileges(tree, inode, ctx)
                 tree.truncate(inode, attr.st_size)
-            if fields.update_uid or fields.update_gid:
+            if fields.update_uid or fields.update_gid or _is_empty(fields):
                 tree.change_owner(
                     inode,
                     attr.st_uid if fields.update_uid else None,
@@ -415,8 +414,7 @@ class FileOperations:
             if flags & os.O_TRUNC:
                 with files.lock:
                     inode = files.tree.get(node & INO_MASK)
-                    if ctx.uid:
-                        files.tree.lose_privileges(inode, by_stranger=_is_stranger(inode, ctx))
+                    _lose_privileges(files.tree, inode, ctx)
                     files.tree.truncate(inode, 0)
         return self._opened(node, flags, ctx)
 
@@ -464,13 +462,15 @@ class FileOperations:
             inode = tree.get(node & INO_MASK)
             if fh & _UNPRIVILEGED:
                 tree.lose_privileges(inode, by_stranger=bool(fh & _STRANGER))
+            elif inode.attributes_ino:
+                tree.lose_capabilities(inode)
             tree.write(inode, offset, data)
         if tree.dirty_pages > FLUSH_PAGES:
             self._flusher.hurry()
         return len(data)
 
     async def flush(self, fh: int) -> None:
-        return  # a write is in the tree when it returns
+        raise FUSEError(errno.ENOSYS)  # a write is in the tree when it returns: do not ask again
 
     @answers_errno
     async def release(self, fh: int) -> None:
@@ -577,6 +577,25 @@ class FileOperations:
                 new.get(ino).reply = None
         for node in known:
             _quietly(pyfuse3.invalidate_inode, node)
+
+
+def _is_empty(fields: SetattrFields) -> bool:
+    """chown(2) of neither owner nor group, which takes privileges away all the same."""
+    return not (
+        fields.update_size
+        or fields.update_mode
+        or fields.update_mtime
+        or fields.update_atime
+        or fields.update_ctime
+    )
+
+
+def _lose_privileges(tree: Tree, inode: Inode, ctx: RequestContext) -> None:
+    """What a truncation takes away; of root's only capabilities, as of a write's."""
+    if ctx.uid:
+        tree.lose_privileges(inode, by_stranger=_is_stranger(inode, ctx))
+    else:
+        tree.lose_capabilities(inode)
 
 
 def _is_stranger(inode: Inode, ctx: RequestContext) -> bool:

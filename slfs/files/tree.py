@@ -343,6 +343,10 @@ class Tree:
             if by_stranger or inode.mode & stat.S_IXGRP:
                 inode.mode &= ~stat.S_ISGID
             self._changed(inode)
+        self.lose_capabilities(inode)
+
+    def lose_capabilities(self, inode: Inode) -> None:
+        """What a write takes away, whoever writes."""
         if inode.attributes_ino and b"security.capability" in self._attributes(inode):
             attributes = dict(self._attributes(inode))
             del attributes[b"security.capability"]

@@ -251,7 +251,7 @@ def default_lists() -> Any:
     os.mkdir("d")
     os.chmod("d", 0o755)
     value = acl((1, 7, NOBODY), (2, 5, 77), (4, 5, NOBODY), (16, 7, NOBODY), (32, 1, NOBODY))
-    old = os.umask(0)
+    old = os.umask(0o077)
     found = [outcome(os.setxattr, "d", DEFAULT, value), shape("d")]
     os.mkdir("d/e", 0o750)
     make("d/f", mode=0o640)

@@ -23,7 +23,7 @@ from tests.mounts import REAL, Mounted, mounting
 from tests.slfs.files.digest import digest
 
 NAMES = [f"{parent}{name}" for parent in ("", "d/", "e/", "d/e/") for name in "abcde"]
-RARE_EVERY = 10_000
+RARE_EVERY = 2_000
 COMPARED_EVERY = 1_000
 Outcome = Any
 
