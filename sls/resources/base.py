@@ -9,6 +9,7 @@ import enum
 import fcntl
 import os
 import signal
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
@@ -21,7 +22,7 @@ from sls.errors import TaskDiedError, UnsupportedResourceError
 from sls.freeze import FrozenProcess, FrozenThread
 from sls.observations import Observations
 from sls.proc import FdInfo, VmaLine
-from sls.remote import Arena, Call, Remote
+from sls.remote import Arena, Call, In, Remote, call
 
 _OF_ADDRESS_SPACE = frozenset(["maps", "auxv"])
 _PIDFD_THREAD = os.O_EXCL  # of pidfd_open(2), Linux 6.9
@@ -499,6 +500,22 @@ class RestoreContext:
     def as_owner(self) -> AbstractContextManager[None]:
         """Within, names lead where the owner of the partition may go: he may have changed what is behind them."""
         return syscalls.acting_as(*self._owner)
+
+    def calls_as_owner(self, calls: "Sequence[Call]") -> "list[Call]":
+        """The calls of a restored process, still root's, made with the rights that `as_owner` gives.
+
+        Its groups are those of the owner from then on.
+        """
+        if self._owner == ROOT:
+            return list(calls)
+        uid, gid, groups = self._owner
+        packed = struct.pack(f"={len(groups)}I", *groups)
+        return [
+            call("setgroups", len(groups), In(packed) if packed else 0),
+            *(call("setfsgid", gid), call("setfsuid", uid)),
+            *calls,
+            *(call("setfsuid", 0), call("setfsgid", 0)),
+        ]
 
     def note(self, resource: str, detail: str, pid: int = 0) -> None:
         """Tell the user of something that came back in another form."""

@@ -71,8 +71,9 @@ class Inotify(FileType[InotifyRecord]):
     def restore(self, ctx: RestoreContext, record: InotifyRecord) -> int:
         fd = syscalls.inotify_init(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            for watch in record.watches:
-                _add(fd, watch)
+            with ctx.as_owner():
+                for watch in record.watches:
+                    _add(fd, watch)
             _forget_events(fd)
         except BaseException:
             os.close(fd)

@@ -7,6 +7,7 @@ Kernel: Linux 4.14 (membarrier 6.3).
 import errno
 import os
 import resource
+import stat
 from collections.abc import Iterator
 from typing import Final
 
@@ -103,24 +104,27 @@ class Process(ProcessState[ProcessStateRecord]):
         for limit in record.limits:
             _set_limit(ctx, process.pid, limit)
         _set_oom_score(ctx, process.pid, record.oom_score_adj)
+        with ctx.as_owner():
+            if record.root != b"/":
+                _must_exist(record.root)
+            if record.is_cwd_removed:
+                _make_removed(record.cwd)
+            _must_exist(record.cwd)
+        entering = [call("chdir", In(record.cwd + b"\0"))]
         if record.root != b"/":
-            _must_exist(record.root)
-        if record.is_cwd_removed:
-            _make_removed(record.cwd)
-        _must_exist(record.cwd)
+            entering.append(call("chroot", In(record.root + b"\0")))
         calls = [
-            call("chdir", In(record.cwd + b"\0")),
+            *ctx.calls_as_owner(entering),
             call("umask", record.umask),
             call("personality", record.personality),
             call("prctl", _PR_SET_CHILD_SUBREAPER, int(record.is_subreaper)),
             call("prctl", _PR_SET_THP_DISABLE, record.thp_disabled, 0, 0, 0),
             *_settings(record),
         ]
-        if record.root != b"/":
-            calls.insert(1, call("chroot", In(record.root + b"\0")))
         yield from remote_all(calls)
         if record.is_cwd_removed:
-            os.rmdir(record.cwd)
+            with ctx.as_owner():
+                os.rmdir(record.cwd)
 
 
 def _limits(text: bytes) -> tuple[Limit, ...]:
@@ -165,10 +169,18 @@ def _make_removed(path: bytes) -> None:
 
 
 def _must_exist(path: bytes) -> None:
-    if not os.path.isdir(path):
-        raise RestoreConflictError(
-            f"{path.decode(errors='replace')}: no such directory; make it and restore again", 2
-        )
+    """A directory that whoever it is for may enter."""
+    code = errno.ENOTDIR
+    try:
+        if stat.S_ISDIR(os.stat(path + b"/.").st_mode):  # the dot: it can be searched
+            return
+    except OSError as error:
+        code = error.errno or code
+    raise RestoreConflictError(
+        f"{path.decode(errors='replace')}, a working or root directory: {os.strerror(code)}; "
+        "put it back and restore again",
+        code,
+    )
 
 
 def _set_limit(ctx: RestoreContext, pid: int, limit: Limit) -> None:

@@ -3,6 +3,9 @@
 import errno
 import os
 import re
+import shutil
+import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -337,9 +340,44 @@ for line in sys.stdin:
 """
 
 
+CHANGE_ALL = """
+import errno, os, sys
+def change(path, action, *others):
+    try:
+        action()
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, *others):
+            return
+        sys.exit(f"{path}: {error}")
+    sys.exit(f"{path}: was possible")
+for line in sys.stdin:
+    path = line.rstrip("\\n")
+    change(path, lambda: os.chmod(path, 0o777))
+    change(path, lambda: os.chown(path, 12345, -1))
+    change(path, lambda: os.utime(path))
+    change(path, lambda: os.rename(path, path + "x"), errno.EBUSY)
+    change(path, lambda: os.setxattr(path, "user.x", b"x"), errno.EOPNOTSUPP)
+    change(path, lambda: os.link(path, os.path.dirname(path) + "/hard"), errno.EXDEV)
+    if not os.path.isdir(path):
+        change(path, lambda: os.open(path, os.O_WRONLY))
+        change(path, lambda: os.truncate(path, 0))
+        change(path, lambda: os.unlink(path))
+        continue
+    change(path, lambda: os.rmdir(path), errno.EBUSY)
+    change(path, lambda: os.open(path + "/x", os.O_CREAT | os.O_WRONLY))
+    change(path, lambda: os.symlink("x", path + "/x"))
+    change(path, lambda: os.mkfifo(path + "/x"))
+    change(path, lambda: os.mkdir(path + "/x"), errno.EINVAL)  # not a number, where partitions are made
+    change(path, lambda: os.rmdir(path + "/1"), errno.ENOENT)
+    change(path, lambda: os.rename(path + "/1", path + "/2"), errno.ENOENT)
+"""
+
+
 def test_another_user_gets_at_nothing(history: History) -> None:
     """Every operation on every file of a partition, by someone who is neither owner nor root."""
     (history.partition / "tags" / "one").symlink_to("../generations/1")
+    make_open_files(history.partition / "files")
+    epoch = take(history.partition)
     paths = [one for one in every_path(history.partition) if one != history.partition]
     assert len(paths) > 100
     names = "".join(f"{one}\n" for one in [*paths, history.process(1) / "mem"])
@@ -351,6 +389,37 @@ def test_another_user_gets_at_nothing(history: History) -> None:
     assert outcome.stderr == ""
     assert outcome.returncode == 0
     (history.partition / "tags" / "one").unlink()
+    (history.partition / "generations" / str(epoch)).rmdir()
+    shutil.rmtree(history.partition / "files" / "open")
+
+
+def make_open_files(files: Path) -> None:
+    """Of each kind, and their own modes let everyone."""
+    place = files / "open"
+    place.mkdir()
+    (place / "file").write_text("contents")
+    (place / "d").mkdir()
+    (place / "link").symlink_to("file")
+    os.mkfifo(place / "pipe")
+    os.mknod(place / "null", stat.S_IFCHR, os.makedev(1, 3))
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(place / "socket"))
+    os.setxattr(place / "file", "user.x", b"x")
+    for path in (place, *(one for one in place.iterdir() if not one.is_symlink())):
+        path.chmod(0o777)
+
+
+def test_another_user_changes_nothing_at_the_top(history: History) -> None:
+    """What everyone may read there is nobody's to change; partitions he may make, and have no other's."""
+    top = history.partition.parent.parent
+    paths = [top, top / "partitions", *(top / name for name in ("README", "status", "metrics"))]
+    outcome = subprocess.run(
+        [sys.executable, "-c", CHANGE_ALL], input="".join(f"{one}\n" for one in paths),
+        user=12345, group=12345, extra_groups=[], text=True, capture_output=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert outcome.stderr == ""
+    assert outcome.returncode == 0
 
 
 def test_private_files_are_the_owners_alone(history: History) -> None:

@@ -18,12 +18,17 @@ pytestmark = [pytest.mark.root, pytest.mark.fuse]
 USER = 12345
 
 PROGRAM = """
-import mmap, os, socket, sys, time
+import ctypes, mmap, os, socket, sys, time
 kind, place = sys.argv[1:]
 if kind == "mapped":
     fd = os.open(place, os.O_RDWR)
     kept = mmap.mmap(fd, 4096)
     os.close(fd)
+elif kind == "directory":
+    os.chdir(place)
+elif kind == "watched":
+    kept = ctypes.CDLL(None).inotify_init1(0)
+    assert ctypes.CDLL(None).inotify_add_watch(kept, place.encode(), 0x2) == 1
 elif kind == "socket":
     kept = socket.socket(socket.AF_UNIX)
     kept.bind(place)
@@ -69,6 +74,8 @@ def write_as_user(path: Path, text: object) -> "subprocess.CompletedProcess[str]
 def make_place(kind: str, place: Path) -> None:
     if kind == "fifo":
         os.mkfifo(place)
+    elif kind == "directory":
+        place.mkdir()
     elif kind != "socket":
         place.write_bytes(b"x" * 4096)
     if kind != "socket":
@@ -94,7 +101,7 @@ def keep_and_kill(partition: Path, kind: str, place: Path) -> int:
     return program.pid
 
 
-@pytest.mark.parametrize("kind", ["file", "mapped", "fifo", "socket"])
+@pytest.mark.parametrize("kind", ["file", "mapped", "fifo", "socket", "directory", "watched"])
 def test_a_restore_opens_nothing_that_its_owner_may_not(
     partition: Path, directory: Path, kind: str
 ) -> None:
@@ -107,12 +114,12 @@ def test_a_restore_opens_nothing_that_its_owner_may_not(
     make_place(kind, place)
     pid = keep_and_kill(partition, kind, place)
     place.parent.rename(aside)
-    make_place("file", secrets / "place")
+    make_place("directory" if kind == "directory" else "file", secrets / "place")
     if kind == "socket":
         (secrets / "place").unlink()
     else:
         os.chown(secrets / "place", 0, 0)
-        os.chmod(secrets / "place", 0o600)
+        os.chmod(secrets / "place", 0o755 if kind == "directory" else 0o600)
         status = (aside / "place").stat()
         os.utime(secrets / "place", ns=(status.st_atime_ns, status.st_mtime_ns))
     place.parent.symlink_to(secrets)
