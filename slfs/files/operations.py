@@ -32,9 +32,10 @@ from pyfuse3 import (
 from slfs.errors import EXPECTED_ERRORS, errno_of
 from slfs.files.base import MissingBlockError
 from slfs.files.flusher import Flusher
+from slfs.files.listing import OpenDirectory
 from slfs.files.loader import WINDOW_BYTES, Loader
 from slfs.files.nodes import FIRST, INO_BITS, INO_MASK, LIVE, VIEW, View, Views
-from slfs.files.records import Inode, Listing
+from slfs.files.records import Inode
 from slfs.files.snapshot import LiveFiles
 from slfs.files.tree import Tree, refused
 from slfs.inodes import FilesDirectory
@@ -81,27 +82,6 @@ def answers_errno(
     return answer
 
 
-class _OpenDirectory:
-    """A directory being listed: its names at the last rewind. `.` and `..` come before them."""
-
-    def __init__(self, node: int) -> None:
-        self.node = node
-        self.names: list[tuple[bytes, int]] = []
-        self._listing: Listing | None = None
-        self._version = 0
-
-    def rewind(self, directory: Inode) -> None:
-        listing = directory.listing
-        assert listing is not None
-        self.names = list(listing.names.items())
-        self._listing, self._version = listing, listing.version
-
-    def is_changed(self, directory: Inode) -> bool:
-        """Whether there are other names now than at the last rewind."""
-        listing = directory.listing
-        return listing is not self._listing or listing is None or listing.version != self._version
-
-
 class FileOperations:
     """All trees of a mount."""
 
@@ -109,10 +89,8 @@ class FileOperations:
         self._live: dict[int, LiveFiles] = {}
         self._views = Views()
         self._lookups: dict[int, int] = {}
-        self._lives: dict[
-            int, int
-        ] = {}  # node of a directory → how often a rollback brought it back
-        self._directories: dict[int, _OpenDirectory] = {}
+        self._lives: dict[int, int] = {}  # directory → how often a rollback brought it back
+        self._directories: dict[int, OpenDirectory] = {}
         self._next_handle = _DIRECTORY_HANDLE
         self._flusher = Flusher(self._live)
         self._loader = Loader()
@@ -501,7 +479,7 @@ class FileOperations:
     @answers_errno
     async def opendir(self, node: int, ctx: RequestContext) -> FileHandleT:
         self._next_handle += 1
-        self._directories[self._next_handle] = _OpenDirectory(node)
+        self._directories[self._next_handle] = OpenDirectory(node)
         return FileHandleT(self._next_handle)
 
     @answers_errno
@@ -509,16 +487,16 @@ class FileOperations:
         listing = self._directories[fh]
         node = listing.node
         with self._hold(node) as tree:
-            directory = tree.directory(node & INO_MASK)
+            directory = tree.get(node & INO_MASK)
             tree.trim(directory)
             if start == 0:
-                listing.rewind(directory)
+                listing.rewind(tree, directory)
             if start < 2 and not self._list_dots(listing, tree, directory, start, token):
                 return
             self._list(listing, tree, directory, max(start, 2), token)
 
     def _list_dots(
-        self, listing: _OpenDirectory, tree: Tree, directory: Inode, start: int, token: ReaddirToken
+        self, listing: OpenDirectory, tree: Tree, directory: Inode, start: int, token: ReaddirToken
     ) -> bool:
         """`.` and `..`, which the kernel is not told of for good."""
         for index, ino in list(enumerate((directory.ino, directory.parent)))[start:]:
@@ -528,15 +506,15 @@ class FileOperations:
         return True
 
     def _list(
-        self, listing: _OpenDirectory, tree: Tree, directory: Inode, start: int, token: ReaddirToken
+        self, listing: OpenDirectory, tree: Tree, directory: Inode, start: int, token: ReaddirToken
     ) -> None:
         reply, get, lookups = pyfuse3.readdir_reply, tree.get, self._lookups
-        names = tree.names(directory)
-        is_changed = listing.is_changed(directory)
-        index = start
-        for name, ino in listing.names[start - 2 :]:
+        now = tree.names(directory) if listing.is_changed(directory) else None
+        names, index = listing.names, start
+        while index - 2 < len(names) or listing.read_on(tree, directory, index - 2):
+            name, ino = names[index - 2]
             index += 1
-            if is_changed and names.get(name) != ino:
+            if now is not None and now.get(name) != ino:
                 continue  # removed since
             inode = get(ino)
             entry = inode.reply or self._attributes(listing.node, tree, inode)

@@ -17,8 +17,8 @@ RECORD_BYTES: Final = 128
 MAX_NAME_BYTES: Final = 255
 UNKNOWN: Final = -1
 
-# mode nlink uid gid rdev size atime mtime ctime parent pages attributes_ino attributes_bytes
-_RECORD: Final = Struct("<4I2Q3qQqQI44x")
+# mode nlink uid gid rdev size atime mtime ctime parent pages attributes_ino attributes_bytes plain_names
+_RECORD: Final = Struct("<4I2Q3qQqQIQ36x")
 assert _RECORD.size == RECORD_BYTES
 _LOG_HEAD: Final = Struct("<QH")  # inode, 0 for a name taken away; bytes of the name behind it
 
@@ -59,6 +59,11 @@ class Listing:
         self.changes = 0
         self.version = 0
 
+    @property
+    def plain_names(self) -> int:
+        """How many names there are where the log says each once and takes none away; else 0."""
+        return self.changes if self.changes == len(self.names) else 0
+
 
 class Inode:
     """One file of any kind. A directory's `size` is that of its log; `pages` UNKNOWN: ask the store.
@@ -81,6 +86,7 @@ class Inode:
         "nlink",
         "pages",
         "parent",
+        "plain_names",
         "rdev",
         "reply",
         "size",
@@ -100,6 +106,7 @@ class Inode:
         self.pages = 0
         self.attributes_ino = 0
         self.attributes_bytes = 0
+        self.plain_names = 0
         self.content: Content | None = None
         self.listing: Listing | None = None
         self.attributes: dict[bytes, bytes] | None = None
@@ -130,12 +137,13 @@ def encode_inode(inode: Inode) -> bytes:
         inode.pages,
         inode.attributes_ino,
         inode.attributes_bytes,
+        inode.plain_names if inode.listing is None else inode.listing.plain_names,
     )
 
 
 def decode_inode(ino: int, data: bytes | bytearray | memoryview) -> Inode | None:
     """The inode of a record; None where there is none."""
-    mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, parent, pages, xino, xbytes = (
+    mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, parent, pages, xino, xbytes, plain = (
         _RECORD.unpack(data)
     )
     if not mode:
@@ -150,6 +158,7 @@ def decode_inode(ino: int, data: bytes | bytearray | memoryview) -> Inode | None
     inode.pages = pages
     inode.attributes_ino = xino
     inode.attributes_bytes = xbytes
+    inode.plain_names = plain
     return inode
 
 
@@ -169,6 +178,22 @@ def replay(data: bytes) -> Listing:
         else:
             names.pop(name, None)
     return listing
+
+
+def read_names(data: bytes, end: int) -> tuple[list[tuple[bytes, int]], int]:
+    """The whole entries at the start of a piece of a log that takes no names away, and where they end.
+
+    `end`: how much of the log there is from the piece's start on.
+    """
+    found: list[tuple[bytes, int]] = []
+    position, head, limit = 0, _LOG_HEAD.size, min(len(data), end)
+    while position + head <= limit:
+        ino, length = _LOG_HEAD.unpack_from(data, position)
+        if position + head + length > limit:
+            break
+        position += head + length
+        found.append((data[position - length : position], ino))
+    return found, position
 
 
 def _entries(data: bytes) -> Iterator[tuple[bytes, int]]:

@@ -54,6 +54,7 @@ class Tree:
     def __init__(self, base: Base, owner: tuple[int, int] = (0, 0), first_ino: int = 1) -> None:
         self.base = base
         self.dirty_pages = 0  # of contents, also those being flushed
+        self.compactions = 0  # of directories' logs
         self._inodes: dict[int, Inode] = {}
         self._dirty: dict[int, Inode] = {}
         self._removed: dict[int, int] = {}
@@ -633,6 +634,7 @@ class Tree:
         self._cut(inode, 0)
         inode.size = 0
         listing.changes = len(listing.names)
+        self.compactions += 1
         if data:
             self._write(inode, 0, data)
 

@@ -7,8 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from functools import partial
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,6 +26,7 @@ IS_LONG = os.environ.get("SLS_LONG") == "1"
 # Builds again and again; counts what it has built.
 BUILDER = """
 cd "$1"
+export TMPDIR="$1"  # the compiler's own files are in the tree as well
 while make -s clean && make -s && ./program > out && read built < out && [ "$built" = 28 ]; do
     echo x >> built
 done
@@ -44,20 +44,21 @@ clean:
 @contextmanager
 def restored(partition: Path, words: str) -> Iterator[list[int]]:
     """The processes of a generation, run again until the end of the block."""
-    (partition / "restore").write_text(words)
+    try:
+        (partition / "restore").write_text(words)
+    except OSError as error:
+        raise AssertionError((partition / "log").read_text()) from error
     pids = [int(word) for word in (partition / "restore").read_text().split()[1:]]
     try:
         yield pids
     finally:
-        for pid in pids:
-            if not has_ended(pid):
-                os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: all(map(has_ended, pids)))
+        end(pids)
 
 
 def end(pids: list[int]) -> None:
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     wait_until(lambda: all(map(has_ended, pids)))
 
 
@@ -269,11 +270,7 @@ def check_generation(partition: Path, epoch: int, copy: Path, where: Path) -> No
         wait_until(lambda: int(psql(files, "select count(*) from pgbench_history")) > before + 100)
         check_sums(files)
         end(pids)
-        wait_until(partial(no_session, pids[0]))
+        wait_until(lambda: not group_exists(pids[0]))
     copy.mkdir()
     shutil.chown(copy, "postgres", "postgres")
     recovered(partition / f"generations/{epoch}/files/data", copy, where)
-
-
-def no_session(pid: int) -> bool:
-    return not group_exists(pid)
