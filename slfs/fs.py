@@ -71,6 +71,7 @@ MAX_READERS: Final = 16  # threads that read the store for open and readdir
 LASTING_SECONDS: Final = 60.0
 BRIEF_SECONDS: Final = 1.0
 BLOCK_BYTES: Final = 4096
+ROOM_SECONDS: Final = 0.05  # how long what statfs(2) told is told again
 # How long a thread that works for the store may keep the loop, which answers the kernel, waiting.
 SWITCH_SECONDS: Final = 0.0005
 LISTED_AT_ONCE: Final = 64  # names of a listing that one turn of a reader looks up
@@ -136,6 +137,8 @@ class Filesystem(pyfuse3.Operations):
         self._files: dict[int, OpenFile] = {}
         self._directories: dict[int, OpenDirectory] = {}
         self._next_handle = 1
+        self._room: StatvfsData | None = None
+        self._room_until = 0.0
         self.router = Router(self, self.trees)
         # Guards notifications, which come from any thread, against the end of the session.
         self._notifying = threading.Lock()
@@ -413,6 +416,13 @@ class Filesystem(pyfuse3.Operations):
 
     @answers_errno
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        now = trio.current_time()
+        if self._room is None or now > self._room_until:
+            self._room = await self._measure_room()
+            self._room_until = now + ROOM_SECONDS
+        return self._room
+
+    async def _measure_room(self) -> StatvfsData:
         statistics = await trio.to_thread.run_sync(self.registry.store.statistics)
         data = StatvfsData()
         data.f_bsize = data.f_frsize = BLOCK_BYTES
