@@ -24,6 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
 MOUNT_SECONDS = 30.0
+STEP_BYTES = 4099
+NOISE = memoryview(random.Random(1).randbytes(2 * MIB))
 FLOOR, ANSWERING, FILES = "floor", "floor+xattr", "files/"
 
 
@@ -39,11 +41,10 @@ class Place:
         return f"{self.directory}/f{number}"
 
     def fill(self, path: str) -> None:
-        """A file of the row's size."""
-        piece = random.Random(1).randbytes(MIB)
+        """A file of the row's size; no two of its pages are the same, and none can be compressed."""
         with open(path, "wb", buffering=0) as file:
-            for _ in range(self.size_bytes // MIB):
-                file.write(piece)
+            for number in range(self.size_bytes // MIB):
+                file.write(NOISE[number * STEP_BYTES : number * STEP_BYTES + MIB])
 
     def make_files(self) -> None:
         for number in range(self.count):
@@ -156,9 +157,29 @@ def read_all(path: str) -> None:
             pass
 
 
+def settle(path: str, advice: int = os.POSIX_FADV_NORMAL) -> None:
+    """What a row has prepared is written, so that it is not measured."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, advice)
+    finally:
+        os.close(fd)
+
+
 @row("MiB/s")
 def sequential_read(place: Place) -> Rate:
+    """The kernel keeps none of the file: all of it is asked of the program."""
     place.fill(place.path(0))
+    settle(place.path(0), os.POSIX_FADV_DONTNEED)
+    return rate(place.size_bytes / MIB, lambda: read_all(place.path(0)))
+
+
+@row("MiB/s")
+def sequential_read_from_disk(place: Place) -> Rate:
+    """The kernel keeps nothing of the store either. The floor has no disk."""
+    place.fill(place.path(0))
+    settle(place.path(0))
     drop_caches()
     return rate(place.size_bytes / MIB, lambda: read_all(place.path(0)))
 
@@ -166,6 +187,7 @@ def sequential_read(place: Place) -> Rate:
 @row("MiB/s")
 def warm_read(place: Place) -> Rate:
     place.fill(place.path(0))
+    settle(place.path(0))
     read_all(place.path(0))
     return rate(place.size_bytes / MIB, lambda: read_all(place.path(0)))
 
@@ -173,6 +195,7 @@ def warm_read(place: Place) -> Rate:
 def write_pieces(place: Place, flags: int) -> Rate:
     """4 KiB at places that a seed tells, in a file of the row's size."""
     place.fill(place.path(0))
+    settle(place.path(0))
     chance = random.Random(2)
     pages = place.size_bytes // 4096
     offsets = [chance.randrange(pages) * 4096 for _ in range(place.count * 2)]

@@ -16,10 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.mounts import REAL, Mounted, mounting
+from tests.mounts import REAL, Mounted, has_ended, mounting, wait_until
 from tests.slfs.files.digest import digest
 
 NAMES = [f"{parent}{name}" for parent in ("", "d/", "e/", "d/e/") for name in "abcde"]
@@ -38,9 +39,8 @@ class Exerciser:
         self.saved = twin.with_name("saved")
         self.chance = random.Random(seed)
         self.bytes = random.Random(seed).randbytes(1 << 17)
-        self.member = subprocess.Popen(["sleep", "infinity"])
-        (self.partition / "attach").write_text(str(self.member.pid))
-        self.epoch = 0
+        self.member = self.new_member()
+        self.epoch = self.rollbacks = 0
         self.count = 0
         self.operations: list[Callable[[], None]] = [
             *[self.write] * 6,
@@ -50,6 +50,19 @@ class Exerciser:
             *[self.rename, self.link, self.symlink, self.unlink] * 1,
             *[self.make_directory, self.remove_directory, self.chmod, self.list] * 1,
         ]
+
+    def new_member(self) -> int:
+        started = subprocess.Popen(["sleep", "infinity"])
+        (self.partition / "attach").write_text(str(started.pid))
+        return started.pid
+
+    def end_member(self) -> None:
+        """Kill it, whether it is this program's child or what a restore made of it."""
+        with suppress(ProcessLookupError):
+            os.kill(self.member, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(self.member, 0)
+        wait_until(lambda: has_ended(self.member))
 
     def name(self) -> str:
         return self.chance.choice(NAMES)
@@ -156,17 +169,29 @@ class Exerciser:
         )
 
     def snapshot(self) -> None:
-        (self.partition / "checkpoint").touch()
+        if not (self.partition / "attach").read_text():  # a daemon that ended let it go
+            self.end_member()
+            self.member = self.new_member()
+        # not Path.touch: it passes over errors of utime(2)
+        (self.partition / "checkpoint").write_text("full")
         self.epoch = int((self.partition / "checkpoint").read_text())
         shutil.rmtree(self.saved, ignore_errors=True)
         copy(self.twin, self.saved)
 
     def roll_back(self) -> None:
         if not self.epoch:
+            self.snapshot()
             return
-        self.member.kill()
-        self.member.wait()
-        (self.partition / "restore").write_text(f"{self.epoch} daemon kill")
+        self.end_member()
+        try:
+            (self.partition / "restore").write_text(f"{self.epoch} daemon")
+        except FileExistsError:  # the number is another's by now, and nothing has changed
+            self.compare()
+            self.epoch = 0
+            self.snapshot()
+            return
+        self.member = int((self.partition / "restore").read_text().split()[1])
+        self.rollbacks += 1
         shutil.rmtree(self.twin)
         copy(self.saved, self.twin)
         self.compare()
@@ -191,9 +216,14 @@ class Exerciser:
             if self.count % COMPARED_EVERY == 0:
                 self.compare()
             if self.count % RARE_EVERY == 0:
-                self.chance.choice(rare)()
+                event = self.chance.choice(rare)
+                event()
                 rate = self.count / (time.monotonic() - started)
-                print(f"{self.count} operations, {rate:.0f} a second", flush=True)
+                print(
+                    f"{self.count} operations, {rate:.0f} a second; {event.__name__}, "
+                    f"snapshot {self.epoch}, {self.rollbacks} rollbacks",
+                    flush=True,
+                )
 
 
 def copy(source: Path, target: Path) -> None:
@@ -218,9 +248,7 @@ def main(directory: Path, count: int, seed: int) -> None:
         try:
             exerciser.run(count)
         finally:
-            members = (exerciser.partition / "attach").read_text().split()
-            for pid in {*map(int, members), exerciser.member.pid}:
-                os.kill(pid, signal.SIGKILL)
+            exerciser.end_member()
 
 
 if __name__ == "__main__":
