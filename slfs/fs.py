@@ -43,7 +43,7 @@ from slfs.errors import EXPECTED_ERRORS, MountError, errno_of
 from slfs.files.operations import FileOperations
 from slfs.files.router import Router
 from slfs.generations import GenerationsDirectory
-from slfs.handshake import agree, device
+from slfs.handshake import agree, devices
 from slfs.inodes import (
     Attributes,
     ControlFile,
@@ -508,6 +508,7 @@ async def _serve(registry: Registry, request: MountRequest, starter: Starter) ->
     async with trio.open_nursery() as accepted, trio.open_nursery() as helpers:
         filesystem = Filesystem(registry, Commands(accepted))
         await helpers.start(_terminate_on_signal)
+        inherited = devices()
         try:
             operations = cast(pyfuse3.Operations, filesystem.router)
             pyfuse3.init(operations, str(request.mountpoint), request.fuse_options())
@@ -516,7 +517,8 @@ async def _serve(registry: Registry, request: MountRequest, starter: Starter) ->
                 f"{request.mountpoint}: mounting failed ({error}); is /dev/fuse usable?"
             ) from error
         try:
-            await agree(device(), partial(pyfuse3.main, max_tasks=1))
+            (device,) = devices() - inherited
+            await agree(device, partial(pyfuse3.main, max_tasks=1))
             starter.succeed()
             await pyfuse3.main()
         finally:

@@ -31,10 +31,9 @@ _FLAGS_AT: Final = _REPLY.size - 4
 _INIT: Final = 26
 
 
-def device() -> int:
-    """The descriptor of /dev/fuse that libfuse has opened: the newest one."""
-    found = [int(one.name) for one in Path("/proc/self/fd").iterdir() if _leads_to_fuse(one)]
-    return max(found)
+def devices() -> set[int]:
+    """The descriptors of /dev/fuse that this process has; libfuse does not tell its own."""
+    return {int(one.name) for one in Path("/proc/self/fd").iterdir() if _leads_to_fuse(one)}
 
 
 def _leads_to_fuse(link: Path) -> bool:
