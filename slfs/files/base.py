@@ -118,6 +118,10 @@ class Base:
         """Whether a block is at hand."""
         return self._blocks.find(object_id, number) is not None
 
+    def release(self, object_id: int, numbers: range) -> None:
+        """These blocks were read in order and will hardly be asked for again soon."""
+        self._blocks.release(object_id, numbers)
+
     def fetch(self, object_id: int, number: int, count: int) -> tuple[int, list[bytearray]]:
         """Blocks from the store, with the epoch that they are of. Needs no lock."""
         buffer = bytearray(count * BLOCK_BYTES)

@@ -49,6 +49,14 @@ class BlockCache:
             while self.held_bytes > self._limit_bytes and len(self._blocks) > 1:
                 self._forget(next(iter(self._blocks)))
 
+    def release(self, serial: int, object_id: int, numbers: range) -> None:
+        """These blocks go first: who reads in order has had them, and the kernel keeps what he read."""
+        with self._lock:
+            for number in numbers:
+                key = (serial, object_id, number)
+                if key in self._blocks:
+                    self._blocks.move_to_end(key, last=False)
+
     def _forget(self, key: Key) -> None:
         found = self._blocks.pop(key, None)
         if found is None:
@@ -105,6 +113,9 @@ class Blocks:
 
     def put(self, object_id: int, number: int, block: bytearray) -> None:
         self._cache.put((self._serial, object_id, number), block)
+
+    def release(self, object_id: int, numbers: range) -> None:
+        self._cache.release(self._serial, object_id, numbers)
 
     def cut(self, object_id: int, first_page: int) -> None:
         self._cache.cut(self._serial, object_id, first_page)

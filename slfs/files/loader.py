@@ -14,7 +14,7 @@ from slos.errors import SlosError
 
 logger = logging.getLogger("slfs")
 
-WINDOW: Final = 4  # blocks read at once where reads follow one another
+WINDOW: Final = 16  # blocks read at once where reads follow one another
 WINDOW_BYTES: Final = WINDOW * BLOCK_BYTES
 THREADS: Final = 2
 
@@ -65,9 +65,10 @@ class Loader:
     def read_on(
         self, base: Base, lock: threading.RLock, ino: int, offset: int, size_bytes: int
     ) -> None:
-        """A read reached the start of a window: have the next one ready."""
+        """A read reached the start of a window: have the next one ready, and let the one before go."""
         object_id = FILE_OBJECTS + ino
         number = offset // BLOCK_BYTES + WINDOW
+        base.release(object_id, range(number - 2 * WINDOW, number - WINDOW))
         if number * BLOCK_BYTES >= size_bytes or base.has_block(object_id, number):
             return
         if not base.has_block(object_id, number - 1):

@@ -57,3 +57,14 @@ def test_two_trees_do_not_see_each_other() -> None:
     assert other.find(7, 0) is None
     del one
     assert cache.held_bytes == 0
+
+
+def test_what_was_read_in_order_goes_first() -> None:
+    cache = BlockCache(limit_bytes=10 * PAGE_BYTES)
+    blocks = Blocks(cache)
+    for number in range(9):
+        blocks.put(7, number, bytearray(PAGE_BYTES))
+    blocks.release(7, range(6, 12))
+    for number in (20, 21, 22):
+        blocks.put(7, number, bytearray(PAGE_BYTES))
+    assert [number for number in range(9) if blocks.find(7, number) is None] == [6, 7, 8]
