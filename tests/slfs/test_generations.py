@@ -119,7 +119,9 @@ def gdb(history: History, epoch: int, *commands: str) -> str:
     words = [word for command in commands for word in ("-ex", command)]
     core = history.process(epoch) / "core"
     outcome = run("gdb", "-batch", "-nx", *words, history.binary, core)
-    assert "warning" not in outcome.stderr.lower(), outcome.stderr
+    # gdb 13 knows the places of Intel's states alone: it says so of the kernel's own cores on AMD, too.
+    said = re.sub(r"warning: Section `.reg-xstate/\d+' in core file too small.", "", outcome.stderr)
+    assert "warning" not in said.lower(), outcome.stderr
     return outcome.stdout
 
 
