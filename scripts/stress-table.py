@@ -101,7 +101,8 @@ def results(names: Sequence[str]) -> Iterator[Result]:
 def empty_shared_memory() -> None:
     """What a killed stressor has filled after its checkpoint leaves no room for what it had."""
     for left in Path("/dev/shm").iterdir():
-        left.unlink()
+        if not left.is_dir():
+            left.unlink()
 
 
 def write_line(table: Path, result: Result) -> None:

@@ -210,8 +210,11 @@ def get_siginfo(tid: int) -> bytes:
     return buffer.raw
 
 
-def peek_siginfo(tid: int, *, shared: bool, batch: int = 32) -> list[bytes]:
-    """PTRACE_PEEKSIGINFO: every queued siginfo_t of the thread (or, `shared`, of its process), in queue order."""
+def peek_siginfo(tid: int, *, shared: bool, most: int, batch: int = 32) -> list[bytes]:
+    """PTRACE_PEEKSIGINFO: every queued siginfo_t of the thread (or, `shared`, of its process), in queue order.
+
+    No more than `most` and a few: the kernel goes through the queue from its start for each one.
+    """
     found: list[bytes] = []
     buffer = ctypes.create_string_buffer(SIGINFO_BYTES * batch)
     while True:
@@ -222,7 +225,7 @@ def peek_siginfo(tid: int, *, shared: bool, batch: int = 32) -> list[bytes]:
             buffer.raw[i : i + SIGINFO_BYTES]
             for i in range(0, count * SIGINFO_BYTES, SIGINFO_BYTES)
         ]
-        if count < batch:
+        if count < batch or len(found) > most:
             return found
 
 

@@ -29,6 +29,7 @@ from sls.resources.base import (
 )
 
 _SIGNALS: Final = range(1, 65)
+_MOST: Final = 5000  # in one queue
 _UNCHANGEABLE: Final = (9, 19)
 _SIGACTION_BYTES: Final = 32
 _STACK = struct.Struct("=QiIQ")
@@ -131,8 +132,14 @@ class ThreadSignals(ThreadState[ThreadSignalsRecord]):
 
 def _queue(process: CapturedProcess, tid: int, *, shared: bool) -> tuple[bytes, ...]:
     """What waits; SIGSTOP, which nothing can hold back, is the process's being stopped."""
-    peek = partial(syscalls.peek_siginfo, tid, shared=shared)
+    peek = partial(syscalls.peek_siginfo, tid, shared=shared, most=_MOST)
     found = process.looks.of(("signals", tid, shared), peek)
+    if len(found) > _MOST:
+        raise process.unsupported(
+            f"thread {tid}",
+            f"more than {_MOST} signals wait to be delivered, too many to be looked at while everyone stands still; "
+            "try again when it has taken some",
+        )
     return tuple(info for info in found if signal_number(info) not in _UNCHANGEABLE)
 
 

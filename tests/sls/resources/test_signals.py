@@ -1,6 +1,6 @@
 """sigaction(2), masks, alternate stacks, queues."""
 
-from tests.sls.conftest import Kept
+from tests.sls.conftest import Kept, Refused
 
 
 def test_208_signal_actions_masks_and_queues(kept: Kept) -> None:
@@ -9,3 +9,11 @@ def test_208_signal_actions_masks_and_queues(kept: Kept) -> None:
 
 def test_action_of_each_signal(kept: Kept) -> None:
     kept("actions.c")
+
+
+def test_many_signals_that_wait(kept: Kept) -> None:
+    kept("many_signals.c", 2000)
+
+
+def test_x26_very_many_signals_that_wait(refused: Refused) -> None:
+    assert "more than 5000 signals wait" in refused("many_signals.c", 6000)
