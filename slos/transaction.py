@@ -119,6 +119,7 @@ class ObjectTransaction:
         self._open = True
         # In order: what is known to lie in the log, then what waits, then parts of pages.
         self._chunks: list[Entries] = []
+        self._views: list[View] = []  # of the chunks; those of the last ones come when they are asked for
         self._pending: list[tuple[int, Array, memoryview]] = []
         self._pending_bytes = 0
         self._partial: dict[tuple[int, int], bytearray] = {}
@@ -264,7 +265,7 @@ class ObjectTransaction:
         self._open = False
         if not committed:
             self._core.catalog.deleted_bytes += self._stored_bytes
-        self._chunks, self._pending, self._partial = [], [], {}
+        self._chunks, self._views, self._pending, self._partial = [], [], [], {}
         core = self._core
         with core.lock:
             core.holders.discard(self)
@@ -422,8 +423,8 @@ class ObjectTransaction:
         return bytearray(page.tobytes())
 
     def _page_id(self, object_id: int, number: int) -> int:
-        for chunk in reversed(self._chunks):
-            found = View(chunk).get(object_id, number)
+        for view in reversed(self._all_views()):
+            found = view.get(object_id, number)
             if found is not None:
                 return found
         if self._parent is None:
@@ -456,13 +457,18 @@ class ObjectTransaction:
             self._flush()
 
     def _add_holes(self, object_id: int, first: int, last: int) -> None:
-        parts = [View(chunk).slice(object_id, first, last)[0] for chunk in self._chunks]
+        parts = [view.slice(object_id, first, last)[0] for view in self._all_views()]
         if self._parent is not None:
             parts.append(self._core.pages_of(self._parent, object_id, first, last)[0])
         if not parts:
             return
         pages = np.unique(np.concatenate(parts))
         self._add_chunk(object_id, pages, np.zeros(len(pages), np.uint64))
+
+    def _all_views(self) -> list[View]:
+        """Chunks are only added, and holes come by the ten thousand: each is looked through once."""
+        self._views += [View(chunk) for chunk in self._chunks[len(self._views) :]]
+        return self._views
 
     # The commit itself: one run with what changed, one record that makes it a generation.
 
