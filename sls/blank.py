@@ -95,17 +95,23 @@ Filler = Callable[[int, int, Sequence[tuple[int, int]]], None]
 """Writes object `object_id` of the generation into process `pid`, whose own `writable` ranges are given."""
 
 
-Leading = Callable[[ProcessImage], Sequence[Call]]
-"""What a process does once it leads a session and before it has children."""
+MakesCalls = Callable[[ProcessImage], Sequence[Call]]
+"""What a process does at some point, as its image says."""
 
 
 class Forest:
-    """All blank processes of one restore. `kill` undoes everything; `release` ends only the seed."""
+    """All blank processes of one restore. `kill` undoes everything; `release` ends only the seed.
 
-    def __init__(self, image: Image, filler: Filler, leading: Leading) -> None:
+    `leading`: what a process does once it leads a session and before it has children; `alone`: before it has threads.
+    """
+
+    def __init__(
+        self, image: Image, filler: Filler, leading: MakesCalls, alone: MakesCalls
+    ) -> None:
         self.processes: dict[int, BlankProcess] = {}
         self._filler = filler
         self._leading = leading
+        self._alone = alone
         self._image = image
         self.notes: list[str] = []
         self._strays: list[ProcessImage] = []
@@ -325,6 +331,9 @@ class Forest:
     def _make_threads(self, image: ProcessImage) -> None:
         process = self.processes[image.pid]
         leader = process.threads[image.pid].borrowed
+        calls = self._alone(image)
+        for reply in process.run(calls) if calls else ():
+            reply.check()
         for thread in image.threads:
             if thread.tid != image.pid:
                 tid = self._clone(leader, thread.tid, _THREAD_FLAGS)

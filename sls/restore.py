@@ -148,12 +148,20 @@ class _Restore:
         )
 
     def _plant(self) -> None:
-        self._forest = Forest(self._image, self._fill, self._leading_calls)
+        self._forest = Forest(self._image, self._fill, self._leading_calls, self._calls_alone)
 
     def _leading_calls(self, process: ProcessImage) -> list[Call]:
         states = {state.record: state for state in PROCESS_STATES}
         return [
             one for record in process.states for one in states[type(record)].lead(self._ctx, record)
+        ]
+
+    def _calls_alone(self, process: ProcessImage) -> list[Call]:
+        states = {state.record: state for state in PROCESS_STATES}
+        return [
+            one
+            for record in process.states
+            for one in states[type(record)].alone(self._ctx, record)
         ]
 
     def _timed(self, name: str, work: Callable[[], Any]) -> Any:

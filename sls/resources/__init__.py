@@ -40,6 +40,7 @@ from sls.resources.file_owner import FileOwners, FileOwnersRecord
 from sls.resources.inet.tcp import TcpSocket, TcpSocketRecord
 from sls.resources.inet.udp import UdpSocket, UdpSocketRecord
 from sls.resources.inotify import Inotify, InotifyRecord
+from sls.resources.ipc_namespace import IpcNamespace, IpcNamespaceRecord
 from sls.resources.memfd import Memfd, MemfdRecord
 from sls.resources.memory import Memory, MemoryRecord, VmaKind, VmaRecord
 from sls.resources.namespaces import Namespaces, NamespacesRecord
@@ -83,6 +84,7 @@ from sls.resources.thread import (
     final_registers,
     resume_registers,
 )
+from sls.resources.time_namespace import TimeNamespace, TimeNamespaceRecord
 from sls.resources.timerfd import Timerfd, TimerfdRecord
 from sls.resources.timers import IntervalTimers, IntervalTimersRecord
 from sls.resources.tty import (
@@ -96,6 +98,7 @@ from sls.resources.uts_namespace import UtsNamespace, UtsNamespaceRecord
 
 PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     Namespaces(),
+    TimeNamespace(),
     Cgroup(),
     Memory(),
     SignalActions(),
@@ -115,6 +118,7 @@ THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (
     Thread(),
     ThreadSignals(),
     UtsNamespace(),
+    IpcNamespace(),
     NumaPolicy(),
     Seccomp(),
     Credentials(),
@@ -146,6 +150,7 @@ FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
 
 AnyProcessRecord = (
     NamespacesRecord
+    | TimeNamespaceRecord
     | CgroupRecord
     | MemoryRecord
     | SignalActionsRecord
@@ -165,6 +170,7 @@ AnyThreadRecord = (
     ThreadStateRecord
     | ThreadSignalsRecord
     | UtsNamespaceRecord
+    | IpcNamespaceRecord
     | NumaPolicyRecord
     | SeccompRecord
     | CredentialsRecord

@@ -594,6 +594,10 @@ class ProcessState(Generic[P]):
         """Calls that the leader of a new session makes before it has children. None by default."""
         return []
 
+    def alone(self, ctx: RestoreContext, record: P) -> list[Call]:
+        """Calls that the leader makes while it is its process's only thread. None by default."""
+        return []
+
     def can_wait(self, process: CapturedProcess) -> bool:
         """Whether `capture` does nothing but look, through `process`, and so may run when the tasks do again."""
         return False

@@ -1,6 +1,6 @@
 """Namespaces (namespaces(7)): those of the restorer come back; a process with its own is refused by name.
 
-Each for a reason of its own (`_REASONS`). UTS namespaces are kept (`uts_namespace`).
+Each for a reason of its own (`_REASONS`). UTS, IPC and time namespaces are kept (`uts_namespace` and its like).
 
 Not kept: a namespace of its own of any other kind, refused.
 Kernel: Linux 3.8.
@@ -42,7 +42,7 @@ class Namespaces(ProcessState[NamespacesRecord]):
         yield from ()
         own = _own_links(os.getpid())
         for tid in process.frozen.threads:
-            names = tuple(_REASONS) if tid == process.tid else _OF_THREADS
+            names = (*_REASONS, "time") if tid == process.tid else _OF_THREADS
             links = process.looks.at_leisure(("namespaces", tid), partial(_links, tid, names))
             _compare(process, own, links)
         return NamespacesRecord()
@@ -53,16 +53,14 @@ class Namespaces(ProcessState[NamespacesRecord]):
         yield from ()
 
 
-_OF_THREADS: Final = ("mnt", "net", "ipc")  # those that a thread may leave alone
+_OF_THREADS: Final = ("mnt", "net")  # those that a thread may leave alone
 _LATER: Final = "its children to come would be in it; let the one that unshared it end"
 _REASONS: Final = {
     "mnt": "its mounts cannot be made again from outside; run it on the machine's mounts",
     "net": "its devices, addresses and routes cannot be made again; run it on the machine's network",
-    "ipc": "its System V objects and message queues are seen from inside only; run it without",
     "user": "its ids and rights mean something else outside; run it without",
     "pid": "its process numbers are others than those seen here; checkpoint it from within",
     "cgroup": "its view of control groups cannot be made again; run it without",
-    "time": "its clocks are shifted, and only a new process can be put there; run it without",
     "pid_for_children": _LATER,
     "time_for_children": _LATER,
 }
@@ -71,7 +69,7 @@ _REASONS: Final = {
 @lru_cache(maxsize=1)
 def _own_links(pid: int) -> dict[str, bytes]:
     """Of this process, which never leaves its own."""
-    return _links(pid, _REASONS)
+    return _links(pid, (*_REASONS, "time"))
 
 
 def _links(tid: int, names: Iterable[str]) -> dict[str, bytes]:
@@ -88,8 +86,9 @@ def _link(tid: int, name: str) -> bytes:
 
 
 def _compare(process: CapturedProcess, own: dict[str, bytes], theirs: dict[str, bytes]) -> None:
+    expected = own | {"time_for_children": theirs.get("time", own["time"])}
     for name, link in theirs.items():
-        if link != own[name]:
+        if link != expected[name] and name in _REASONS:
             raise process.unsupported(
                 "namespaces", f"a {name} namespace of its own: {_REASONS[name]}"
             )

@@ -6,12 +6,11 @@ Not kept: nothing.
 Kernel: Linux 3.8.
 """
 
-import os
 import socket
 from functools import partial
 from typing import Final
 
-from sls import proc, syscalls
+from sls import syscalls
 from sls.freeze import FrozenThread
 from sls.remote import Out, Remote, call, remote_all
 from sls.resources.base import (
@@ -23,9 +22,8 @@ from sls.resources.base import (
     ThreadRecord,
     ThreadState,
 )
-from sls.resources.stand_in import run_apart
+from sls.resources.own_namespace import NEW_UTS, namespace_like, own_link
 
-_CLONE_NEWUTS: Final = 0x04000000
 _FIELD_BYTES: Final = 65
 _NODE, _DOMAIN, _FIELDS = 1, 5, 6  # of struct new_utsname
 
@@ -53,9 +51,8 @@ class UtsNamespace(ThreadState[UtsNamespaceRecord]):
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
     ) -> Remote[UtsNamespaceRecord]:
-        look = partial(proc.link, thread.tid, "ns/uts")
-        link = process.looks.at_leisure(("uts namespace", thread.tid), look)
-        if link == ctx.once("own uts namespace", lambda: proc.link(os.getpid(), "ns/uts")):
+        link = own_link(ctx, process, thread.tid, "uts")
+        if not link:
             return _RESTORERS
         (reply,) = yield [call("uname", Out(_FIELDS * _FIELD_BYTES))]
         reply.check()
@@ -67,34 +64,23 @@ class UtsNamespace(ThreadState[UtsNamespaceRecord]):
 
     def prepare(self, ctx: RestoreContext, record: UtsNamespaceRecord) -> None:
         if record.link:
-            ctx.once(("uts namespace", record.link), partial(_make, ctx, record))
+            _descriptor(ctx, record)
 
     def restore(
         self, ctx: RestoreContext, process: RestoredProcess, tid: int, record: UtsNamespaceRecord
     ) -> Remote[None]:
         if record.link:
-            fd: int = ctx.once(("uts namespace", record.link), partial(_make, ctx, record))
-            yield from remote_all([call("setns", fd, _CLONE_NEWUTS)])
+            yield from remote_all([call("setns", _descriptor(ctx, record), NEW_UTS)])
 
 
 def _field(data: bytes, number: int) -> bytes:
     return data[number * _FIELD_BYTES : (number + 1) * _FIELD_BYTES].rstrip(b"\0")
 
 
-def _make(ctx: RestoreContext, record: UtsNamespaceRecord) -> int:
-    """A descriptor of a new namespace that the processes inherit. Its maker is a child that shares our descriptors."""
-    place = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+def _descriptor(ctx: RestoreContext, record: UtsNamespaceRecord) -> int:
+    return namespace_like(ctx, record.link, "uts", NEW_UTS, partial(_settle, record))
 
-    def work() -> None:
-        syscalls.syscall("unshare", _CLONE_NEWUTS)
-        socket.sethostname(record.host.decode())
-        syscalls.syscall_on("setdomainname", record.domain, len(record.domain))
-        made = os.open("/proc/self/ns/uts", os.O_RDONLY)
-        os.dup2(made, place, inheritable=False)
-        os.close(made)
 
-    try:
-        run_apart(work)
-        return ctx.inheritable(place)
-    finally:
-        os.close(place)
+def _settle(record: UtsNamespaceRecord) -> None:
+    socket.sethostname(record.host.decode())
+    syscalls.syscall_on("setdomainname", record.domain, len(record.domain))

@@ -8,7 +8,7 @@
 static const struct {
     const char *name;
     int flag;
-} kinds[] = {{"mnt", CLONE_NEWNS},         {"ipc", CLONE_NEWIPC},
+} kinds[] = {{"mnt", CLONE_NEWNS},
              {"net", CLONE_NEWNET},        {"user", CLONE_NEWUSER},     {"cgroup", CLONE_NEWCGROUP},
              {"pid_for_children", CLONE_NEWPID}, {"time_for_children", 0x80}};
 

@@ -23,10 +23,10 @@ from sls.resources.inet.repair import (
     refill,
     sequence_of,
     set_sequence,
-    told_by_child,
 )
 from sls.resources.socket_options import socket_view
 from sls.resources.socket_queue import readable_bytes
+from sls.resources.stand_in import told_by_child
 from sls.sock_diag import TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK
 
 Address = tuple[str, int] | tuple[str, int, int, int]

@@ -7,13 +7,10 @@ work on the shared descriptors, and ends it also when it is alone. Needs CAP_NET
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Final
 
-import msgspec
-
-from sls.resources.stand_in import run_apart
 from sls.sock_diag import TCP_CLOSING, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK
 
 _TCP_REPAIR, _TCP_REPAIR_QUEUE, _TCP_QUEUE_SEQ = 19, 20, 21
@@ -21,26 +18,6 @@ _ON, _OFF, _OFF_WITHOUT_PROBE = 1, 0, -1
 RECEIVE_QUEUE, SEND_QUEUE = 1, 2
 _PIECE_BYTES: Final = 1 << 16
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
-
-
-T = TypeVar("T")
-
-
-def told_by_child(look: Callable[[], T], kind: type[T]) -> T:
-    """What `look` finds, in a child that shares our descriptors and ends by itself whatever becomes of us."""
-    result = os.memfd_create("sls-repair", os.MFD_CLOEXEC)
-    try:
-        run_apart(lambda: _write(result, look()))
-        data = os.pread(result, os.fstat(result).st_size, 0)
-        return msgspec.msgpack.decode(data, type=kind)
-    finally:
-        os.close(result)
-
-
-def _write(result: int, found: object) -> None:
-    data = memoryview(msgspec.msgpack.encode(found))
-    while data:
-        data = data[os.write(result, data) :]
 
 
 def connection_state(view: socket.socket) -> int:

@@ -1,0 +1,87 @@
+/* A process with an IPC namespace of its own, limits changed; a thread and a child in it, a thread in yet another.
+ * With argv[2]: an object of that kind is in it. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <mqueue.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/ipc.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
+#include <sys/wait.h>
+#include "protocol.h"
+
+static int ready[2];
+
+static void limit(const char *value)
+{
+    int fd = open("/proc/sys/kernel/msgmnb", O_WRONLY);
+    expect("limit", write(fd, value, strlen(value)) == (ssize_t)strlen(value));
+    close(fd);
+}
+
+static void look(const char *what, int wanted)
+{
+    struct msginfo info;
+    expect(what, msgctl(0, IPC_INFO, (struct msqid_ds *)&info) >= 0 && info.msgmnb == wanted);
+}
+
+static void *apart(void *argv)
+{
+    expect("unshare", !unshare(CLONE_NEWIPC));
+    expect("ready", write(ready[1], "", 1) == 1);
+    wait_along(argv);
+    look("another one", 16384);
+    return NULL;
+}
+
+static void make(const char *kind)
+{
+    int made = !strcmp(kind, "shm") ? shmget(1, 1, IPC_CREAT) : !strcmp(kind, "sem") ? semget(1, 1, IPC_CREAT)
+             : !strcmp(kind, "msg") ? msgget(1, IPC_CREAT) : mq_open("/queue", O_CREAT | O_RDWR, 0600, NULL);
+    expect(kind, made >= 0);
+}
+
+static void island(char **argv, int argc)
+{
+    pthread_t thread;
+    char byte;
+    int status;
+    expect("unshare", !unshare(CLONE_NEWIPC));
+    limit("12345");
+    if (argc > 2)
+        make(argv[2]);
+    pthread_create(&thread, NULL, apart, argv);
+    expect("thread", read(ready[0], &byte, 1) == 1);
+    pid_t child = fork();
+    if (!child) {
+        expect("ready", write(ready[1], "", 1) == 1);
+        wait_along(argv);
+        while (msgget(7, 0) < 0)
+            usleep(1000);
+        exit(0);
+    }
+    wait_along(argv);
+    look("limit", 12345);
+    int queue = msgget(7, IPC_CREAT | 0600);
+    expect("child", waitpid(child, &status, 0) == child && status == 0);
+    pthread_join(thread, NULL);
+    msgctl(queue, IPC_RMID, NULL);
+    exit(0);
+}
+
+int main(int argc, char **argv)
+{
+    int status;
+    char byte;
+    expect("pipe", !pipe(ready));
+    pid_t child = fork();
+    if (!child)
+        island(argv, argc);
+    expect("set up", read(ready[0], &byte, 1) == 1);
+    wait_for_go(argv);
+    expect("child", waitpid(child, &status, 0) == child && status == 0);
+    expect("machine", msgget(7, 0) < 0);
+    return finish();
+}
