@@ -269,7 +269,12 @@ class Reading:
             kinds = {file.file_id: kind_of(file) for file in left}
             queues = [file for file in left if kinds[file.file_id].holds_files]
             for file in queues or left:
-                records[file.file_id] = kinds[file.file_id].capture(self.ctx, file)
+                records[file.file_id] = self._captured(kinds[file.file_id], file)
+
+    def _captured(self, kind: FileType[Any], file: OpenFile) -> Any:
+        with self.ctx.network_of(file) as network:
+            record = kind.capture(self.ctx, file)
+        return msgspec.structs.replace(record, network=network) if network else record
 
 
 _FILES_CAN_WAIT: Final = "files can wait"

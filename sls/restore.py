@@ -9,7 +9,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -27,6 +27,7 @@ from sls.resources import (
     THREAD_STATES,
     ContentReader,
     CredentialsRecord,
+    FileType,
     Loss,
     Owner,
     Parting,
@@ -193,7 +194,8 @@ class _Restore:
         records = [one for one in self._image.files if kinds[type(one)].is_late == is_late]
         self._late = [one.file_id for one in records]
         for record in records:
-            fd = kinds[type(record)].restore(self._ctx, record)
+            with self._ctx.in_network(record.network):
+                fd = kinds[type(record)].restore(self._ctx, record)
             try:
                 if not record.flags & os.O_PATH:
                     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
@@ -203,12 +205,18 @@ class _Restore:
                 self._ctx.file_descriptors[record.file_id] = self._ctx.inheritable(fd)
             finally:
                 os.close(fd)
-        rounds = [
-            kinds[type(record)].settle(self._ctx, record, self._ctx.descriptor(record.file_id))
-            for record in records
-        ]
+        rounds = [self._settling(kinds[type(record)], record) for record in records]
         while rounds:
             rounds = [one for one in rounds if next(one, self) is None]
+
+    def _settling(self, kind: FileType[Any], record: Any) -> Iterator[None]:
+        """The rounds of one file, each in the network that it is of."""
+        rounds = kind.settle(self._ctx, record, self._ctx.descriptor(record.file_id))
+        while True:
+            with self._ctx.in_network(record.network):
+                if next(rounds, self) is self:
+                    return
+            yield
 
     def _late_sources(self, process: ProcessImage) -> dict[int, int]:
         """Late file id → descriptor in `process`, fetched from this process by pidfd_getfd(2)."""

@@ -44,6 +44,7 @@ from sls.resources.ipc_namespace import IpcNamespace, IpcNamespaceRecord
 from sls.resources.memfd import Memfd, MemfdRecord
 from sls.resources.memory import Memory, MemoryRecord, VmaKind, VmaRecord
 from sls.resources.namespaces import Namespaces, NamespacesRecord
+from sls.resources.net_namespace import NetNamespace, NetNamespaceRecord
 from sls.resources.netlink_socket import NetlinkSocket, NetlinkSocketRecord
 from sls.resources.numa import (
     MappingPolicies,
@@ -119,6 +120,7 @@ THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (
     ThreadSignals(),
     UtsNamespace(),
     IpcNamespace(),
+    NetNamespace(),
     NumaPolicy(),
     Seccomp(),
     Credentials(),
@@ -171,6 +173,7 @@ AnyThreadRecord = (
     | ThreadSignalsRecord
     | UtsNamespaceRecord
     | IpcNamespaceRecord
+    | NetNamespaceRecord
     | NumaPolicyRecord
     | SeccompRecord
     | CredentialsRecord

@@ -11,13 +11,13 @@ import os
 import signal
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from sls import proc, syscalls
+from sls import network, proc, syscalls
 from sls.errors import TaskDiedError, UnsupportedResourceError
 from sls.freeze import FrozenProcess, FrozenThread
 from sls.observations import Observations
@@ -57,11 +57,15 @@ class ThreadRecord(Record, frozen=True):
     """State of one thread."""
 
 
-class FileRecord(Record, frozen=True):
-    """One open file description. `flags`: as fdinfo prints them, without O_CLOEXEC."""
+class FileRecord(Record, frozen=True, kw_only=True):
+    """One open file description. `flags`: as fdinfo prints them, without O_CLOEXEC.
+
+    `network`: the link of the network namespace that a socket is of; empty for the restorer's.
+    """
 
     file_id: int
     flags: int
+    network: bytes = b""
 
 
 class Loss(Record, frozen=True):
@@ -366,6 +370,7 @@ class CaptureContext:
         self.versions: dict[bytes, Any] = {}  # path → what was seen of the mapped file
         # (pid, fd) → file id, complete before any FileType.capture runs
         self.descriptors: dict[tuple[int, int], int] = {}
+        self.network = b""  # the link of the namespace that we stay in, or empty
         self._seen: set[object] = set()
         self._shared: dict[object, Any] = {}
         self._contents: dict[object, Content] = {}
@@ -394,11 +399,42 @@ class CaptureContext:
         return self._contents[identity]
 
     def once(self, identity: object, make: "Callable[[], T]") -> "T":
-        """What several records are derived from (a table of the kernel's); made by the first that asks."""
-        if identity not in self._shared:
-            self._shared[identity] = make()
-        found: T = self._shared[identity]
+        """What several records are derived from (a table of the kernel's); made by the first that asks.
+
+        A table of one network is not that of another.
+        """
+        key = (self.network, identity)
+        if key not in self._shared:
+            self._shared[key] = make()
+        found: T = self._shared[key]
         return found
+
+    @contextmanager
+    def network_of(self, file: OpenFile) -> Iterator[bytes]:
+        """Within, calls are made in the network namespace that a socket is of; its link, empty for ours."""
+        if not file.target.startswith(b"socket:") or network.is_of_ours(file.descriptor):
+            yield b""
+            return
+        namespace = network.namespace_of(file.descriptor)
+        try:
+            link = proc.link(os.getpid(), f"fd/{namespace}")
+            if link not in self.once("networks of members", self._networks):
+                raise file.unsupported("a socket of a network namespace that no member is in")
+            with network.stay(namespace):
+                self.network = link
+                try:
+                    yield link
+                finally:
+                    self.network = b""
+        finally:
+            os.close(namespace)
+
+    def _networks(self) -> set[bytes]:
+        return {
+            proc.link(tid, "ns/net")
+            for process in self.processes.values()
+            for tid in process.frozen.threads
+        }
 
     def adopt(self, fd: int, holder: OpenFile) -> int:
         """The file id of a description in flight in `holder`'s queue. `fd`, a descriptor of this process, is taken."""
@@ -494,6 +530,8 @@ class RestoreContext:
         self.file_descriptors: dict[int, int] = {}
         self._shared: dict[object, Any] = {}
         self._to_close: list[int] = []
+        self.networks: dict[bytes, int] = {}  # link of a network namespace → the new one
+        self._network = b""  # the link of the one that we stay in, or empty
         self._made: list[Callable[[], object]] = []
         self._at_last: list[Callable[[], object]] = []
 
@@ -522,11 +560,28 @@ class RestoreContext:
         self.notes.append(Loss(pid=pid, resource=resource, detail=detail))
 
     def once(self, identity: object, make: "Callable[[], T]") -> "T":
-        """The object that several records share (a pipe, a memfd); made by the first that asks."""
-        if identity not in self._shared:
-            self._shared[identity] = make()
-        found: T = self._shared[identity]
+        """The object that several records share (a pipe, a memfd); made by the first that asks.
+
+        What is made of one network is not of another.
+        """
+        key = (self._network, identity)
+        if key not in self._shared:
+            self._shared[key] = make()
+        found: T = self._shared[key]
         return found
+
+    @contextmanager
+    def in_network(self, link: bytes) -> Iterator[None]:
+        """Within, calls are made in that network namespace; in ours where the link is empty."""
+        if not link:
+            yield
+            return
+        with network.stay(self.networks[link]):
+            self._network = link
+            try:
+                yield
+            finally:
+                self._network = b""
 
     def opened(self, fd: int) -> int:
         """Register a descriptor of this process that is closed when the restore ends; returns it."""

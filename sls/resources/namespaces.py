@@ -1,6 +1,6 @@
 """Namespaces (namespaces(7)): those of the restorer come back; a process with its own is refused by name.
 
-Each for a reason of its own (`_REASONS`). UTS, IPC and time namespaces are kept (`uts_namespace` and its like).
+Each for a reason of its own (`_REASONS`). UTS, IPC, time and network namespaces are kept, each in a module of its own.
 
 Not kept: a namespace of its own of any other kind, refused.
 Kernel: Linux 3.8.
@@ -53,11 +53,10 @@ class Namespaces(ProcessState[NamespacesRecord]):
         yield from ()
 
 
-_OF_THREADS: Final = ("mnt", "net")  # those that a thread may leave alone
+_OF_THREADS: Final = ("mnt",)  # what a thread may leave alone
 _LATER: Final = "its children to come would be in it; let the one that unshared it end"
 _REASONS: Final = {
     "mnt": "its mounts cannot be made again from outside; run it on the machine's mounts",
-    "net": "its devices, addresses and routes cannot be made again; run it on the machine's network",
     "user": "its ids and rights mean something else outside; run it without",
     "pid": "its process numbers are others than those seen here; checkpoint it from within",
     "cgroup": "its view of control groups cannot be made again; run it without",

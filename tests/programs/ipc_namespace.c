@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include "protocol.h"
 
-static int ready[2];
+static int ready[2], complete[2];
 
 static void limit(const char *value)
 {
@@ -56,7 +56,7 @@ static void island(char **argv, int argc)
     expect("thread", read(ready[0], &byte, 1) == 1);
     pid_t child = fork();
     if (!child) {
-        expect("ready", write(ready[1], "", 1) == 1);
+        expect("complete", write(complete[1], "", 1) == 1);
         wait_along(argv);
         while (msgget(7, 0) < 0)
             usleep(1000);
@@ -75,11 +75,11 @@ int main(int argc, char **argv)
 {
     int status;
     char byte;
-    expect("pipe", !pipe(ready));
+    expect("pipes", !pipe(ready) && !pipe(complete));
     pid_t child = fork();
     if (!child)
         island(argv, argc);
-    expect("set up", read(ready[0], &byte, 1) == 1);
+    expect("set up", read(complete[0], &byte, 1) == 1);
     wait_for_go(argv);
     expect("child", waitpid(child, &status, 0) == child && status == 0);
     expect("machine", msgget(7, 0) < 0);

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from sls import sock_diag
 from sls.netfilter import Addresses
+from sls.network import cookie_here, cookie_of
 from sls.resources.base import CaptureContext, OpenFile, Parting, Record
 from sls.resources.inet.address import (
     InetAddress,
@@ -114,6 +115,14 @@ def capture_connection(
     is_to_listener = not is_inside and remote.port in table.listening_ports
     if is_to_listener and end.local.port in _not_accepted(ctx, remote.port):
         return _waiting(file, view, end, remote)
+    if not is_inside and ctx.network:
+        ctx.lose(
+            file.pid,
+            f"fd {file.fd}",
+            f"the peer {remote.describe()} is outside of the partition, in a net namespace that will be gone; "
+            "the connection comes back reset",
+        )
+        return TcpConnection(fate=Fate.RESET, end=end, remote=remote, unread=_unread(view))
     if not is_inside and ctx.parting is None:
         ctx.lose(
             file.pid,
@@ -168,7 +177,10 @@ def _not_accepted(ctx: CaptureContext, port: int) -> set[int]:
 
 
 def _look_at_all(ctx: CaptureContext) -> _Table:
-    files = [file for file in ctx.files.values() if is_tcp(file)]
+    here = cookie_here()
+    files = [
+        file for file in ctx.files.values() if is_tcp(file) and cookie_of(file.descriptor) == here
+    ]
     listening, ends = set(), {}
     for file in files:
         with socket_view(file.descriptor) as view:
@@ -181,7 +193,7 @@ def _look_at_all(ctx: CaptureContext) -> _Table:
             if remote is not None:
                 end = _end(listening, view)
                 ends[addresses_of(end.local, remote)] = _Known(file, remote)
-    if ctx.parting is not None:
+    if ctx.parting is not None and not ctx.network:
         _hold(ctx.parting, ends)
     return _Table(ends, capture_endpoints([one.file for one in ends.values()]), listening)
 
