@@ -195,7 +195,9 @@ def _look_at_all(ctx: CaptureContext) -> _Table:
                 ends[addresses_of(end.local, remote)] = _Known(file, remote)
     if ctx.parting is not None and not ctx.network:
         _hold(ctx.parting, ends)
-    return _Table(ends, capture_endpoints([one.file for one in ends.values()]), listening)
+    return _Table(
+        ends, capture_endpoints([one.file for one in ends.values()], ctx.network), listening
+    )
 
 
 def _hold(parting: Parting, ends: Collection[Addresses]) -> None:

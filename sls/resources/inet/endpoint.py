@@ -102,18 +102,33 @@ class _Base(NamedTuple):
     window: tuple[int, ...]
 
 
-def capture_endpoints(files: list[OpenFile]) -> dict[int, TcpEndpoint]:
-    """File id → endpoint. The owners stand still; the kernel may go on to send and receive."""
-    _learn([file for file in files if not file.process.memo.knows(_key(file), b"")])
-    with_bytes = [file for file in files if _outgoing(file)]
-    written = _written(with_bytes)
-    return {file.file_id: _look(file, written.get(file.file_id)) for file in files}
+def capture_endpoints(files: list[OpenFile], network: bytes) -> dict[int, TcpEndpoint]:
+    """File id → endpoint, of all connections in a network. The owners stand still; the kernel may send and receive."""
+    bases = _bases(files, f"tcp bases {network!r}")
+    written = _written([file for file in files if _outgoing(file)])
+    return {
+        file.file_id: _look(file, bases[file.file_id], written.get(file.file_id)) for file in files
+    }
 
 
-def _key(file: OpenFile) -> str:
+def _bases(files: list[OpenFile], name: str) -> dict[int, _Base]:
+    """By file id; remembered with the processes as long as the connections are there."""
+    processes = {file.process for file in files}
+    known: dict[bytes, _Base] = {}
+    for process in processes:
+        known.update(process.memo.of(name, b"", dict))
+    cookies = {file.file_id: _cookie(file) for file in files}
+    new = [file for file in files if cookies[file.file_id] not in known]
+    known.update(zip((cookies[one.file_id] for one in new), _learn(new), strict=True))
+    for process in processes:
+        held = (cookies[file.file_id] for file in files if file.process is process)
+        process.memo.put(name, b"", {cookie: known[cookie] for cookie in held})
+    return {file_id: known[cookie] for file_id, cookie in cookies.items()}
+
+
+def _cookie(file: OpenFile) -> bytes:
     with socket_view(file.descriptor) as view:
-        cookie = view.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
-    return f"tcp base {cookie.hex()}"
+        return view.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
 
 
 def _outgoing(file: OpenFile) -> int:
@@ -124,12 +139,10 @@ def _ioctl(fd: int, request: int) -> int:
     return int(struct.unpack("=i", fcntl.ioctl(fd, request, bytes(4)))[0])
 
 
-def _learn(files: list[OpenFile]) -> None:
-    """Remember the base of each connection with the process that holds it."""
+def _learn(files: list[OpenFile]) -> list[_Base]:
+    """The base of each connection."""
     descriptors = [file.descriptor for file in files]
-    found = told_by_child(lambda: [_base(fd) for fd in descriptors], list[_Base]) if files else []
-    for file, base in zip(files, found, strict=True):
-        file.process.memo.put(_key(file), b"", base)
+    return told_by_child(lambda: [_base(fd) for fd in descriptors], list[_Base]) if files else []
 
 
 def _base(fd: int) -> _Base:
@@ -172,8 +185,7 @@ def _look_at_queue(fd: int) -> _Written:
         return _Written(data, min(len(data), _ioctl(fd, _SIOCOUTQNSD)), end % WRAP)
 
 
-def _look(file: OpenFile, written: _Written | None) -> TcpEndpoint:
-    base = file.process.memo.of(_key(file), b"", lambda: _base(file.descriptor))
+def _look(file: OpenFile, base: _Base, written: _Written | None) -> TcpEndpoint:
     with socket_view(file.descriptor) as view:
         before = None
         while before != (info := _Info.of(view)):  # data may arrive meanwhile
