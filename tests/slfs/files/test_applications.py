@@ -27,13 +27,13 @@ IS_LONG = os.environ.get("SLS_LONG") == "1"
 BUILDER = """
 cd "$1"
 export TMPDIR="$1"  # the compiler's own files are in the tree as well
-while make -s clean && make -s && ./program > out && read built < out && [ "$built" = 28 ]; do
+while make -s clean && make -s && ./program > out && read built < out && [ "$built" = 6 ]; do
     echo x >> built
 done
 echo failed > failed
 """
 MAKEFILE = """
-objects = main.o $(patsubst %,part%.o,1 2 3 4 5 6 7)
+objects = main.o $(patsubst %,part%.o,1 2 3)
 program: $(objects)
 \t$(CC) -o $@ $(objects)
 clean:
@@ -148,7 +148,7 @@ def test_a_clone_rolled_back_is_whole(real_mount: Mounted, spawn: Spawn, tmp_pat
 def write_program(place: Path) -> None:
     place.mkdir()
     (place / "Makefile").write_text(MAKEFILE)
-    parts = range(1, 8)
+    parts = range(1, 4)
     for number in parts:
         (place / f"part{number}.c").write_text(f"int part{number}(void) {{ return {number}; }}\n")
     declared = "".join(f"int part{number}(void);\n" for number in parts)
@@ -167,7 +167,7 @@ def test_a_make_goes_on_where_it_was(real_mount: Mounted, spawn: Spawn) -> None:
     built = place / "built"
     wait_until(built.exists)
     (partition / "attach").write_text(str(builder.pid))
-    rounds = 20 if IS_LONG else 2
+    rounds = 20 if IS_LONG else 1
     epochs = [checkpoint(partition) for _ in range(rounds)]
     os.killpg(builder.pid, signal.SIGKILL)
     builder.wait()
