@@ -119,7 +119,9 @@ class ObjectTransaction:
         self._open = True
         # In order: what is known to lie in the log, then what waits, then parts of pages.
         self._chunks: list[Entries] = []
-        self._views: list[View] = []  # of the chunks; those of the last ones come when they are asked for
+        self._views: list[
+            View
+        ] = []  # of the chunks; those of the last ones come when they are asked for
         self._pending: list[tuple[int, Array, memoryview]] = []
         self._pending_bytes = 0
         self._partial: dict[tuple[int, int], bytearray] = {}
