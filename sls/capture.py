@@ -82,7 +82,7 @@ class Tracer:
         pids = list(members())
         self._look_ahead(pids, full=full)
         clock.lap("ahead")
-        early = EarlyCopy(self.member, buffer, self._sleepers, keep)
+        early = EarlyCopy(self.member, buffer, self.begin, self._sleepers, keep)
         early.copy([pid for pid in pids if full or not self._is_tracked(pid)])
         clock.lap("early")
         is_delta = not full and self.has_base

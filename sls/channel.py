@@ -164,10 +164,11 @@ class RangesWanted(Message, frozen=True, tag="ranges-wanted"):
 
 
 class BytesWanted(Message, frozen=True, tag="bytes-wanted"):
-    """Put these ranges of an object, packed, into the memfd beside the message."""
+    """Put these ranges of an object, packed, into the memfd beside the message, from `offset` on."""
 
     object_id: int
     ranges: tuple[tuple[int, int], ...]
+    offset: int = 0
 
 
 class RestoreDone(Message, frozen=True, tag="restore-done"):

@@ -39,11 +39,13 @@ class EarlyCopy:
         self,
         find_member: FindMember,
         buffer: CopyBuffer,
+        begin: Callable[[], None],
         sleepers: Sleepers,
         keep: KeepRunning | None = None,
     ) -> None:
         self._find_member = find_member
         self._buffer = buffer
+        self._begin = begin
         self._sleepers = sleepers
         self._keep = keep
         self.objects: list[CapturedObject] = []
@@ -59,6 +61,8 @@ class EarlyCopy:
         try:
             large = [pid for pid in pids if proc.private_bytes(pid) >= _EARLY_BYTES]
             members = self._tracked(large) if large else {}
+            if members:
+                self._begin()  # what is seen there is as large; pages written meanwhile are copied before the stop
         except (SlsError, OSError):
             return  # the stop copies everything, and tells what is wrong
         try:

@@ -3,10 +3,15 @@
 import errno
 import mmap
 import os
+from functools import partial
+from typing import Final
 
 from sls import proc, syscalls
 from sls.errors import WorkerError
-from sls.ranges import RangeArray, Ranges, array_bytes, as_array, as_list
+from sls.helper import run_both
+from sls.ranges import RangeArray, Ranges, array_bytes, as_array, as_list, halves
+
+SHARED_BYTES: Final = 2 << 20  # less is copied before a second thread has begun
 
 
 class CopyBuffer:
@@ -49,10 +54,19 @@ class CopyBuffer:
         """Copy memory of `pid`, packed; returns the offset of the first byte."""
         wanted = array_bytes(ranges)
         offset = self.reserve(wanted)
+        if wanted < SHARED_BYTES:
+            self._copy(pid, ranges, offset)
+            return offset
+        one, other = halves(ranges)
+        middle = offset + array_bytes(one)
+        run_both(partial(self._copy, pid, one, offset), partial(self._copy, pid, other, middle))
+        return offset
+
+    def _copy(self, pid: int, ranges: RangeArray, offset: int) -> None:
+        wanted = array_bytes(ranges)
         done = _copy_readable(pid, ranges, self._array, offset)
         if done < wanted:
             self._copy_unreadable(pid, _skipped(as_list(ranges), done), offset + done)
-        return offset
 
     def _copy_unreadable(self, pid: int, ranges: Ranges, offset: int) -> None:
         """Copy ranges of which some may not be read by their owner: the debugger's way, which may."""
@@ -66,10 +80,14 @@ class CopyBuffer:
         finally:
             os.close(memory)
 
-    def clear(self) -> None:
-        """Start over; what a large copy took beyond 64 MiB goes back to the system."""
+    def clear(self, *, keep: bool = False) -> None:
+        """Start over; what a large copy took beyond 64 MiB goes back to the system.
+
+        With `keep` only if little of it was needed: to have it anew in the next stop takes longer than the copy.
+        """
+        is_needed = keep and 4 * self.used > len(self._memory)
         self.used = 0
-        if len(self._memory) > 1 << 26:
+        if len(self._memory) > 1 << 26 and not is_needed:
             os.ftruncate(self.fd, 0)
             self._map(1 << 24)
 

@@ -13,6 +13,11 @@ _FIRST: Final = os.SCHED_RR | os.SCHED_RESET_ON_FORK
 _ORDINARY: Final = os.sched_param(0)
 
 
+def put_first() -> None:
+    """Have the calling thread run first from now on. PermissionError without CAP_SYS_NICE."""
+    os.sched_setscheduler(0, _FIRST, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+
+
 class Hurry:
     """A `with` block in which the calling thread runs first; as ever, where that is not allowed (CAP_SYS_NICE)."""
 
@@ -21,7 +26,7 @@ class Hurry:
 
     def __enter__(self) -> None:
         try:
-            os.sched_setscheduler(0, _FIRST, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+            put_first()
         except PermissionError:
             return
         self._is_first = True

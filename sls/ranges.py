@@ -93,6 +93,18 @@ def array_bytes(ranges: NDArray[Any]) -> int:
     return int((ranges[:, 1] - ranges[:, 0]).sum()) if len(ranges) else 0
 
 
+def halves(ranges: RangeArray) -> tuple[RangeArray, RangeArray]:
+    """The first and the second half of all bytes, cut between pages."""
+    lengths = ranges[:, 1] - ranges[:, 0]
+    ends = lengths.cumsum()
+    middle = ends[-1] // np.uint64(2) // _PAGE * _PAGE
+    index = int(np.searchsorted(ends, middle, side="right"))
+    within = middle - (ends[index] - lengths[index])
+    first, second = ranges[: index + 1].copy(), ranges[index:].copy()
+    first[-1, 1] = second[0, 0] = ranges[index, 0] + within
+    return (first if within else first[:-1]), second
+
+
 def page_numbers(ranges: RangeArray) -> Numbers:
     """Numbers of all pages of byte ranges, in order."""
     assert not (ranges % _PAGE).any(), "contents are read and written in pages"

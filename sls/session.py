@@ -11,11 +11,20 @@ from typing import NamedTuple
 from sls import proc
 from sls.errors import TaskDiedError
 from sls.freeze import Frozen, FrozenThread
+from sls.helper import run_both
 from sls.observations import Observations
 from sls.page_tracker import PageTracker
-from sls.pages import CopyBuffer
+from sls.pages import SHARED_BYTES, CopyBuffer
 from sls.proc import VmaLine
-from sls.ranges import RangeArray, Ranges, as_array, difference
+from sls.ranges import (
+    RangeArray,
+    Ranges,
+    as_array,
+    as_list,
+    difference,
+    halves,
+    total_bytes,
+)
 from sls.remote import (
     ARENA_BYTES,
     LANES,
@@ -255,12 +264,24 @@ def copy_content(content: Content, source: MemorySource, buffer: CopyBuffer) -> 
     """Copy what a resource asked for (shared memory, a deleted file) into the buffer."""
     with source:
         ranges = list(source.data_ranges())
-        offset = buffer.reserve(sum(end - start for start, end in ranges))
-        position = offset
-        for start, end in ranges:
-            source.read_into(start, buffer.view(position, end - start))
-            position += end - start
+        size = total_bytes(ranges)
+        offset = buffer.reserve(size)
+        if size < SHARED_BYTES:
+            _copy_ranges(source, ranges, buffer, offset)
+        else:
+            one, other = map(as_list, halves(as_array(ranges)))
+            middle = offset + total_bytes(one)
+            run_both(
+                partial(_copy_ranges, source, one, buffer, offset),
+                partial(_copy_ranges, source, other, buffer, middle),
+            )
     end = (content.size_bytes + PAGE_BYTES - 1) & -PAGE_BYTES
     return CapturedObject(
         content.object_id, offset, as_array(ranges), difference([(0, end)], ranges)
     )
+
+
+def _copy_ranges(source: MemorySource, ranges: Ranges, buffer: CopyBuffer, offset: int) -> None:
+    for start, end in ranges:
+        source.read_into(start, buffer.view(offset, end - start))
+        offset += end - start

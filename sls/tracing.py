@@ -341,7 +341,8 @@ class Tracing:
 
     def _bytes(self, wanted: BytesWanted, fd: int) -> Message:
         numbers = page_numbers(np.array(wanted.ranges, dtype=np.uint64).reshape(-1, 2))
-        pages = _mapped(fd, mmap.PROT_READ | mmap.PROT_WRITE)[: len(numbers) * PAGE_BYTES]
+        end = wanted.offset + len(numbers) * PAGE_BYTES
+        pages = _mapped(fd, mmap.PROT_READ | mmap.PROT_WRITE)[wanted.offset : end]
         self._store.read_pages(self._oid, self._source_epoch, wanted.object_id, numbers, pages)
         return BytesReady()
 

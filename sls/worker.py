@@ -17,6 +17,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import cycle
 
 from sls import proc, syscalls
 from sls.capture import Capture, Tracer
@@ -54,7 +55,7 @@ from sls.ranges import Ranges as RangeList
 from sls.resources import Loss, Parting, Writer
 from sls.restore import part, restore
 
-_PIECE_BYTES = 16 << 20
+_PIECE_BYTES = 8 << 20
 _BUFFERS = 2
 _IDLE_S = 1.0
 _NO_MORE = Continue(serial=0, period_ms=0, members=(), full=False)
@@ -84,8 +85,8 @@ class ChannelContents:
         self._channel = channel
         self._receive = receive
         self._buffer = buffer
-        buffer.reserve(_PIECE_BYTES)
-        self._view = buffer.view(0, _PIECE_BYTES)
+        buffer.reserve(2 * _PIECE_BYTES)
+        self._view = buffer.view(0, 2 * _PIECE_BYTES)
 
     def data_ranges(self, object_id: int) -> Sequence[tuple[int, int]]:
         self._channel.send(RangesWanted(object_id=object_id))
@@ -96,18 +97,34 @@ class ChannelContents:
         return answer.ranges
 
     def copy_to(self, object_id: int, ranges: Sequence[tuple[int, int]], write: Writer) -> None:
-        for piece in _pieces(ranges, _PIECE_BYTES):
-            self._channel.send(
-                BytesWanted(object_id=object_id, ranges=tuple(piece)), [self._buffer.fd]
-            )
-            answer = self._receive()
-            assert isinstance(answer, BytesReady)
-            if answer.error:
-                raise _content_error(answer)
-            position = 0
-            for start, end in piece:
-                write(start, self._view[position : position + end - start])
-                position += end - start
+        """Write what the daemon reads, piece by piece; it reads the next one meanwhile."""
+        places = cycle((0, _PIECE_BYTES))
+        asked: deque[tuple[int, list[tuple[int, int]]]] = deque()
+        try:
+            for piece in _pieces(ranges, _PIECE_BYTES):
+                place = next(places)
+                wanted = BytesWanted(object_id=object_id, ranges=tuple(piece), offset=place)
+                self._channel.send(wanted, [self._buffer.fd])
+                asked.append((place, piece))
+                if len(asked) > 1:
+                    self._write_next(asked, write)
+            while asked:
+                self._write_next(asked, write)
+        finally:
+            for (
+                _
+            ) in asked:  # where something went wrong, answers are on their way that nobody wants
+                self._receive()
+
+    def _write_next(self, asked: deque[tuple[int, list[tuple[int, int]]]], write: Writer) -> None:
+        position, piece = asked.popleft()
+        answer = self._receive()
+        assert isinstance(answer, BytesReady)
+        if answer.error:
+            raise _content_error(answer)
+        for start, end in piece:
+            write(start, self._view[position : position + end - start])
+            position += end - start
 
     def close(self) -> None:
         self._view.release()
@@ -208,6 +225,8 @@ class Worker:
         elif isinstance(message, Continue):
             if not message.period_ms:
                 self.leave()
+                for buffer in self._free:
+                    buffer.clear()
             self._continue = message
             self._due_ns = time.monotonic_ns()
             self._missed = 0
@@ -243,7 +262,7 @@ class Worker:
     def _release(self, message: Release) -> None:
         self._with_files = message.with_files
         buffer = self._taken.pop(message.serial)
-        buffer.clear()
+        buffer.clear(keep=self._continue.period_ms > 0)
         self._free.append(buffer)
         if not message.kept:
             self._forget()

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from sls import proc, syscalls
 from sls.capture import Tracer
 from sls.errors import TaskDiedError, WorkerError
-from sls.pages import CopyBuffer, copy_running
+from sls.pages import SHARED_BYTES, CopyBuffer, copy_running
 from sls.ranges import (
     NOTHING,
     as_array,
+    as_list,
     difference,
+    halves,
     intersection,
     merged,
     page_numbers,
@@ -73,6 +75,57 @@ def test_page_numbers_and_back() -> None:
     assert not len(pages_as_ranges(page_numbers(NOTHING)))
     with pytest.raises(AssertionError):
         page_numbers(as_array([(1, PAGE_BYTES)]))
+
+
+@given(RANGES.filter(bool))
+def test_halves(ranges: list[tuple[int, int]]) -> None:
+    whole = merged((start * PAGE_BYTES, end * PAGE_BYTES) for start, end in ranges)
+    one, other = map(as_list, halves(as_array(whole)))
+    assert merged([*one, *other]) == whole
+    assert one + other == sorted(one + other)
+    check_ordered(one)
+    check_ordered(other)
+    assert 0 <= total_bytes(other) - total_bytes(one) <= PAGE_BYTES
+
+
+@pytest.mark.parametrize("pages_each", [1, 3, 1000])
+def test_a_copy_by_two_threads_with_parts_that_are_closed(pages_each: int) -> None:
+    """Of this very process; in pieces, some of which its owner may not read."""
+    size = 3000 * PAGE_BYTES
+    buffer = CopyBuffer()
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory[:] = b"".join(number.to_bytes(4, "little") * 1024 for number in range(3000))
+        start = syscalls.address_of(memory)
+        syscalls.syscall("mprotect", start + 900 * PAGE_BYTES, 20 * PAGE_BYTES, 0)
+        syscalls.syscall("mprotect", start + 2900 * PAGE_BYTES, 20 * PAGE_BYTES, 0)
+        step = (pages_each + 1) * PAGE_BYTES
+        places = [(at, min(size, at + pages_each * PAGE_BYTES)) for at in range(0, size, step)]
+        offset = buffer.copy_ranges(
+            os.getpid(), as_array([(start + one, start + end) for one, end in places])
+        )
+        syscalls.syscall("mprotect", start, size, mmap.PROT_READ)
+        expected = b"".join(memory[one:end] for one, end in places)
+        assert len(expected) >= SHARED_BYTES
+        assert buffer.view(offset, len(expected)) == expected
+    buffer.close()
+
+
+def test_a_large_buffer_stays_as_long_as_it_is_needed() -> None:
+    def allocated() -> int:
+        return os.fstat(buffer.fd).st_blocks * 512
+
+    buffer = CopyBuffer()
+    large = 100 << 20
+    buffer.reserve(large)
+    buffer.clear(keep=True)
+    assert allocated() >= large
+    buffer.reserve(PAGE_BYTES)
+    buffer.clear(keep=True)
+    assert allocated() < large
+    buffer.reserve(large)
+    buffer.clear()
+    assert allocated() < large
+    buffer.close()
 
 
 def test_memory_of_a_running_task_with_parts_that_are_gone_or_closed() -> None:
