@@ -1,8 +1,8 @@
 """The tracer process of one partition: `python -m sls.worker FD GATE_FD`.
 
-Single-threaded, as ptrace demands, and a process of its own, so that nothing else holds its interpreter while a program
-stands still. It ends when its channel does; the kernel then lets every task go. It adopts orphans of what it restored,
-so that their numbers become free at once.
+One thread does it all, as ptrace demands; a second one only helps to copy (`sls.helper`). It is a process of its own,
+so that nothing else holds its interpreter while a program stands still. It ends when its channel does; the kernel then
+lets every task go. It adopts orphans of what it restored, so that their numbers become free at once.
 """
 
 import gc
