@@ -29,8 +29,9 @@ class Beginning:
     def keep(self, wanted: KeepRunning, parent: int | None) -> None:
         """Keep memory of a running task. Raises TaskDiedError, SlosError, OSError."""
         transaction = self._of(wanted.serial, parent)
+        is_new = parent is None and wanted.what.object_id not in self._objects
         self._objects.add(wanted.what.object_id)
-        numbers = write_holes(transaction, wanted.what)
+        numbers = write_holes(transaction, wanted.what, is_new=is_new)
 
         def fill(first: int, view: memoryview) -> None:
             part = numbers[first : first + len(view) // PAGE_BYTES]
@@ -71,10 +72,15 @@ def write_object(transaction: Transaction, one: CapturedBytes, view: memoryview)
             transaction.write_pages(one.object_id, numbers, data)
 
 
-def write_holes(transaction: Transaction, one: CapturedBytes) -> "np.ndarray[Any, Any]":
-    """Make the object there is, with holes where pages are gone; the numbers of its pages to write."""
+def write_holes(
+    transaction: Transaction, one: CapturedBytes, *, is_new: bool = False
+) -> "np.ndarray[Any, Any]":
+    """Make the object there is, with holes where pages are gone; the numbers of its pages to write.
+
+    `is_new`: it has no pages yet, so none are gone, however many holes there are.
+    """
     transaction.truncate(one.object_id, _WHOLE_SPACE)
-    for start, end in _pairs(one.gone).tolist():
+    for start, end in [] if is_new else _pairs(one.gone).tolist():
         transaction.discard(one.object_id, start, end - start)
     return page_numbers(_pairs(one.ranges))
 
