@@ -113,7 +113,7 @@ CAUSES = {
     "file-missing": (missing("file"), "file: No such file"),
     "mapped-file-missing": (missing("mapped"), "mapped: No such file"),
     "directory-missing": (missing("held"), "held: No such file"),
-    "cwd-missing": (missing("below"), "below: no such directory"),
+    "cwd-missing": (missing("below"), "below, a working or root directory: No such file"),
     "fifo-missing": (missing("fifo"), "fifo"),
     "file-shrank": (shrank, "file has 3 bytes, 7 at the checkpoint"),
     "mapped-file-changed": (changed, "mapped has changed since the checkpoint"),
