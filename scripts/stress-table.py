@@ -50,12 +50,12 @@ mkdir "$dev/pts" "$dev/shm" "$dev/net"
 mount -t devpts -o newinstance,mode=620,ptmxmode=666 devpts "$dev/pts"
 mount -t tmpfs -o mode=1777,size=256M shm "$dev/shm"
 mount --rbind "$dev" /dev
+umount -l "$dev"
+rmdir "$dev"
 for place in $(awk '$2 ~ "^/sys/kernel/" { print $2 }' /proc/self/mounts); do umount -l "$place"; done
 mount -o remount,ro,bind /sys
 "$@"
-status=$?
-rmdir "$dev" 2>/dev/null
-exit $status
+exit $?
 """
 INIT: Final = ("bash", "-c", PREPARE, "init")
 NOT_TRIED: Final = {
