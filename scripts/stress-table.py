@@ -52,6 +52,7 @@ mount -t tmpfs -o mode=1777,size=256M shm "$dev/shm"
 mount --rbind "$dev" /dev
 umount -l "$dev"
 rmdir "$dev"
+mount -t tmpfs -o size=64M media /media  # the stressor of that kind wants one outside of /dev
 for place in $(awk '$2 ~ "^/sys/kernel/" { print $2 }' /proc/self/mounts); do umount -l "$place"; done
 mount -o remount,ro,bind /sys
 "$@"
