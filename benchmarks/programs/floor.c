@@ -31,6 +31,8 @@ thread was) comes from the program itself, which must have been let go by its tr
 #endif
 
 #define TABLE (PAGE + 0x100)
+#define LANES 16 /* sls/remote.py */
+#define LANE_CODE 0x100
 #define MOST 8192
 #define BUFFER (64ul << 20)
 
@@ -40,7 +42,7 @@ struct pm_scan_arg { __u64 size, flags, start, end, walk_end, vec, vec_len, max_
 enum { WPALLOWED = 1, WRITTEN = 2, IS_FILE = 4, PRESENT = 8, SWAPPED = 16, PFNZERO = 32 };
 
 struct process { int pid; unsigned long start, end; char *arena; size_t dirty; struct iovec pages[MOST]; int large_count; unsigned long large[32][2]; };
-struct thread { int pid, tid; struct user_regs_struct registers; unsigned long mask; };
+struct thread { int pid, tid, lane; struct user_regs_struct registers; unsigned long mask; };
 enum { SEIZE, INTERRUPT, WAIT, GETREGS, GETMASK, BORROW, BLOCK, UNBLOCK, GIVEBACK, CONTINUE, DETACH, OPTIONS, REGSET, SIGINFO, RSEQ, OPEN, READ, PREAD, CLOSE, GETDENTS, FSTAT, SEEK, STAT, READLINK, KCMP, PIDFD, GETFD, POLL, ROBUST, IOPRIO, AFFINITY, SCHEDULER, PEEK, SCAN, COPY, NONE };
 static const char *NAMES[] = { "seize", "interrupt", "wait", "getregs", "getmask", "borrow", "block", "unblock", "giveback", "continue", "detach", "options", "regset", "siginfo", "rseq", "open", "read", "pread", "close", "getdents", "fstat", "seek", "stat", "readlink", "kcmp", "pidfd", "getfd", "poll", "robust", "ioprio", "affinity", "scheduler", "peek", "scan", "copy" };
 
@@ -77,13 +79,14 @@ static int wait_for(int tid) {
     return status;
 }
 
-/* The arena's code ends in tgkill(pid, tid, SIGURG), named in the control block behind the code. */
+/* The code of a lane of the arena ends in tgkill(pid, tid, SIGURG), named in the lane's control block. */
 static void borrow(struct thread *thread) {
     struct process *process = process_of(thread->pid);
-    unsigned long *control = (unsigned long *)(process->arena + PAGE);
+    unsigned long bytes = process->end - process->start;
+    unsigned long *control = (unsigned long *)(process->arena + (thread->lane ? bytes - (LANES - thread->lane) * PAGE : PAGE));
     control[0] = thread->pid, control[1] = thread->tid, control[2] = 23;
     struct user_regs_struct registers = thread->registers;
-    registers.rip = process->start, registers.orig_rax = -1;
+    registers.rip = process->start + thread->lane * LANE_CODE, registers.orig_rax = -1;
     trace(PTRACE_SETREGS, thread->tid, 0, &registers);
 }
 
@@ -224,8 +227,11 @@ static void load(const char *path) {
             if (process->arena == MAP_FAILED) fail(name);
             if (read(saved, process->arena, process->end - process->start) < (long)TABLE) fail(rest);
             close(fd), close(saved);
-        } else if (sscanf(line, "thread %d %d", &threads[thread_count].pid, &threads[thread_count].tid) == 2)
+        } else if (sscanf(line, "thread %d %d", &threads[thread_count].pid, &threads[thread_count].tid) == 2) {
+            int is_next = thread_count && threads[thread_count - 1].pid == threads[thread_count].pid;
+            threads[thread_count].lane = is_next ? (threads[thread_count - 1].lane + 1) % LANES : 0;
             thread_count++;
+        }
         else if (sscanf(line, "%15s %ld %ld %ld %ld %ld %255s", call->name, &call->number[0], &call->number[1],
                         &call->number[2], &call->number[3], &call->number[4], call->text) >= 1 && call_count < 65535) {
             call->kind = kind_of(call->name);
