@@ -5,12 +5,14 @@ import random
 import signal
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from sls import proc
+from sls.errors import TaskDiedError
 from tests.acceptance.conftest import Check
 from tests.acceptance.job import Job
 from tests.mounts import MakeMount, Mounted, is_alive, wait_until
@@ -56,11 +58,17 @@ def is_let_go(job: Job) -> bool:
 
 
 def worker_of(mounted: Mounted) -> int:
-    workers = [
-        pid
-        for pid in proc.descendants(mounted.daemon)
-        if b"sls.worker" in proc.read(pid, "cmdline")
-    ]
+    """The tracer process; waits until it is one, for each that was killed is followed by another when it is needed."""
+    workers: list[int] = []
+
+    def find() -> list[int]:
+        for pid in proc.descendants(mounted.daemon):
+            with suppress(TaskDiedError):
+                if b"sls.worker" in proc.read(pid, "cmdline"):
+                    workers.append(pid)
+        return workers
+
+    wait_until(find)
     return workers[-1]
 
 
