@@ -19,9 +19,10 @@ REAL = "slfs"
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, other than as a zombie."""
+    """Whether there is such a process, other than as a zombie; one whose other threads have yet to end is alive."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX" or len(os.listdir(f"/proc/{pid}/task")) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
 
