@@ -79,12 +79,10 @@ class Commands:
 
     async def _follow_durability(self, entry: Entry) -> None:
         try:
-            is_behind = True
-            while is_behind and not entry.is_deleted:
+            while not entry.is_deleted and entry.store.durable(entry.oid) < entry.newest():
                 await self.wait_durable(entry)
                 entry.epoch_watch.advance()
                 entry.status_watch.advance()
-                is_behind = entry.store.durable(entry.oid) < entry.newest()
         except EXPECTED_ERRORS as error:
             logger.info("partition %d: durability: %s", entry.oid, error)
         finally:
