@@ -17,6 +17,7 @@ from typing import Final
 
 from sls import proc, syscalls
 from sls.errors import FreezeError, TaskDiedError, untraceable
+from sls.exec_reaper import ExecReaper, exec_reaper
 from sls.sleep import Sleepers, SleepingCall
 from sls.syscalls import NO_RSEQ, SYSCALL_NUMBERS, Registers, RseqConfiguration
 
@@ -106,6 +107,7 @@ class Frozen:
         self.zombies: set[int] = set()
         self.since_ns = 0
         self._tids: dict[int, int] = {}
+        self._reaper: ExecReaper | None = None
         self._stopped: set[int] = set()
 
     def __enter__(self) -> "Frozen":
@@ -133,6 +135,16 @@ class Frozen:
     def _freeze_all(self) -> None:
         let_go_strays()
         self._clear()
+        try:
+            self._freeze_in_rounds()
+        finally:
+            if self._reaper is not None:
+                self._reaper.rest()
+        self._keep_only_children(self.zombies)
+        if not self.processes:
+            raise FreezeError(min(self._members(), default=0), "has ended; detach it", errno.ESRCH)
+
+    def _freeze_in_rounds(self) -> None:
         missing: set[int] = set()
         while True:
             gone: set[int] = set()
@@ -148,9 +160,6 @@ class Frozen:
                 self._interrupt(pid, tid)
             for pid, tid in new:
                 self._settle(pid, tid)
-        self._keep_only_children(self.zombies)
-        if not self.processes:
-            raise FreezeError(min(self._members(), default=0), "has ended; detach it", errno.ESRCH)
 
     def _keep_only_children(self, zombies: set[int]) -> None:
         for pid in list(zombies):
@@ -178,6 +187,9 @@ class Frozen:
                 continue
             if known is not None and not known.threads.keys() <= set(tids):
                 raise _MovedError(pid, "a thread of it ended")
+            if len(tids) > 1 and self._reaper is None:
+                self._reaper = exec_reaper()
+                self._reaper.watch(self._tids)
             for tid in tids:
                 if tid not in self._tids and self._seize(pid, tid, is_last=len(tids) == 1):
                     new.append((pid, tid))

@@ -168,7 +168,10 @@ def threads(pid: int, read: Read = read) -> list[int]:
 
 def thread_count(pid: int, read: Read = read) -> int:
     """How many threads a process has, an ended leader among them."""
-    return int(read(pid, "stat").rpartition(b")")[2].split(None, 18)[17])
+    words = read(pid, "stat").rpartition(b")")[2].split(None, 18)
+    if len(words) < 18:  # it is being taken away
+        raise TaskDiedError(pid, "reading stat")
+    return int(words[17])
 
 
 def children(pid: int, reader: Read = read) -> list[int]:
@@ -299,7 +302,10 @@ def stat(pid: int) -> Stat:
 
 def start_time(pid: int, read: Read = read) -> int:
     """When the process started, in clock ticks since boot: with its number, what tells it from all others."""
-    return int(read(pid, "stat").rpartition(b")")[2].split(None, 20)[19])
+    words = read(pid, "stat").rpartition(b")")[2].split(None, 20)
+    if len(words) < 20:  # it is being taken away
+        raise TaskDiedError(pid, "reading stat")
+    return int(words[19])
 
 
 def private_bytes(pid: int) -> int:
