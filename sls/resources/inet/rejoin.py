@@ -14,11 +14,17 @@ import msgspec
 from sls.resources.base import RestoreContext
 from sls.resources.inet.address import InetAddress, conflict, local_address, socket_address
 from sls.resources.inet.connection import Fate, TcpConnection, TcpEnd
-from sls.resources.inet.endpoint import TcpEndpoint, rebuild
+from sls.resources.inet.endpoint import WRAP, TcpEndpoint, rebuild
 from sls.resources.inet.orphans import end_orphans
 from sls.resources.inet.outside import addresses_of, verdict_on
 from sls.resources.inet.packets import ACK, FIN, Segment, as_sent_by_the_peer, send
-from sls.resources.inet.repair import begin_repair, connection_state, end_repair
+from sls.resources.inet.repair import (
+    SEND_QUEUE,
+    begin_repair,
+    connection_state,
+    end_repair,
+    refill,
+)
 from sls.resources.socket_options import socket_view, strerror
 from sls.resources.socket_queue import readable_bytes
 from sls.sock_diag import TCP_CLOSE_WAIT
@@ -105,8 +111,26 @@ def _rebuilt(
     except OSError as error:
         view.close()
         raise conflict(local, error) from error
+    if connection.fate is Fate.JOINED:
+        _awaited(ctx)[local, remote] = endpoint.awaited
     ctx.at_last(partial(_resume, ctx, file_id, connection, endpoint))
     return view.detach()
+
+
+def _awaited(ctx: RestoreContext) -> dict[tuple[InetAddress, InetAddress], int]:
+    """Of connections with both ends inside: (an end, the other one) → the sequence number that the first waits for."""
+    return ctx.once("awaited by both ends inside", dict)
+
+
+def _arrived_bytes(ctx: RestoreContext, connection: TcpConnection, endpoint: TcpEndpoint) -> int:
+    """How much of what was written has arrived at the other end, if that is inside.
+
+    It may be more than this end had sent when it was looked at: the kernel's timers run while the program stands still.
+    """
+    assert connection.remote is not None
+    awaited = _awaited(ctx).get((connection.remote, connection.end.local), endpoint.unacknowledged)
+    arrived = (awaited - endpoint.unacknowledged) % WRAP
+    return arrived if arrived <= len(endpoint.written) else 0
 
 
 def _bring_fin(view: socket.socket, connection: TcpConnection, endpoint: TcpEndpoint) -> None:
@@ -125,10 +149,12 @@ def _resume(
     ctx: RestoreContext, file_id: int, connection: TcpConnection, endpoint: TcpEndpoint
 ) -> None:
     """Out of repair mode; then what was not sent yet, and the end if it was."""
+    sent_bytes = max(endpoint.sent_bytes, _arrived_bytes(ctx, connection, endpoint))
     with socket_view(ctx.descriptor(file_id)) as view:
+        refill(view, SEND_QUEUE, endpoint.written[endpoint.sent_bytes : sent_bytes])
         end_repair(view)
         size_bytes = view.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-        _send_all(ctx, view, endpoint.written[endpoint.sent_bytes :])
+        _send_all(ctx, view, endpoint.written[sent_bytes:])
         view.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size_bytes // 2)
         shut_down(view, connection)
 
