@@ -185,11 +185,13 @@ class Job:
         return not alive
 
     def _is_mine(self, pid: int) -> bool:
+        """By the mark in its environment, or by where it is: redis-server writes its title over its environment."""
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            is_here = pid == self.pid and os.readlink(f"/proc/{pid}/cwd") == str(self.directory)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return False
-        return self._mark in environment and is_alive(pid)
+        return (self._mark in environment or is_here) and is_alive(pid)
 
 
 @contextmanager
