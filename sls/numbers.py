@@ -38,7 +38,7 @@ def is_worth_waiting_for(number: int, since: float) -> bool:
     """
     holder = _holder(number)
     is_leaving = holder > 0 and _is_leaving(holder)
-    if holder and _is_zombie(holder):
+    if holder and proc.has_ended(holder):
         _reap(holder)
     time.sleep(_PAUSE_S)
     return time.monotonic() - since < (_LEAVING_S if is_leaving else _MOMENT_S)
@@ -85,13 +85,6 @@ def _is_leaving(pid: int) -> bool:
         return True
     pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
     return stat.is_zombie or stat.is_exiting or bool(pending >> signal.SIGKILL - 1 & 1)
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return proc.stat(pid).is_zombie
-    except TaskDiedError:
-        return False
 
 
 def _describe(pid: int) -> str:

@@ -168,10 +168,15 @@ def threads(pid: int, read: Read = read) -> list[int]:
 
 def thread_count(pid: int, read: Read = read) -> int:
     """How many threads a process has, an ended leader among them."""
-    words = read(pid, "stat").rpartition(b")")[2].split(None, 18)
-    if len(words) < 18:  # it is being taken away
+    return _stat_number(pid, 20, read)
+
+
+def _stat_number(pid: int, field: int, read: Read) -> int:
+    """One field of /proc/<pid>/stat behind the name, by its number in proc(5)."""
+    words = read(pid, "stat").rpartition(b")")[2].split(None, field - 2)
+    if len(words) < field - 2:  # it is being taken away
         raise TaskDiedError(pid, "reading stat")
-    return int(words[17])
+    return int(words[field - 3])
 
 
 def children(pid: int, reader: Read = read) -> list[int]:
@@ -302,10 +307,7 @@ def stat(pid: int) -> Stat:
 
 def start_time(pid: int, read: Read = read) -> int:
     """When the process started, in clock ticks since boot: with its number, what tells it from all others."""
-    words = read(pid, "stat").rpartition(b")")[2].split(None, 20)
-    if len(words) < 20:  # it is being taken away
-        raise TaskDiedError(pid, "reading stat")
-    return int(words[19])
+    return _stat_number(pid, 22, read)
 
 
 def private_bytes(pid: int) -> int:
