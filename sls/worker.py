@@ -228,7 +228,7 @@ class Worker:
                 for buffer in self._free:
                     buffer.clear()
             self._continue = message
-            self._due_ns = time.monotonic_ns()
+            self._due_ns = time.monotonic_ns() + message.period_ms * 10**6
             self._missed = 0
             self._channel.send(Settled(serial=message.serial))
         elif not self._serve_aside(message):
