@@ -3,6 +3,7 @@
 `read` and `entries` touch the filesystem; everything named `parse_…` is pure. A vanished task is TaskDiedError.
 """
 
+import enum
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -218,6 +219,14 @@ def find_descriptor(pid: int, target: bytes) -> int | None:
 # --- stat and status ------------------------------------------------------------------------------------------------
 
 
+class MemoryFailure(enum.IntEnum):
+    """What becomes of a thread whose memory the hardware has lost: PR_MCE_KILL of prctl(2)."""
+
+    LATE = 0
+    EARLY = 1
+    DEFAULT = 2
+
+
 class Stat(NamedTuple):
     """The fields of /proc/<pid>/stat that are used; addresses are 0 without permission to ptrace."""
 
@@ -256,6 +265,13 @@ class Stat(NamedTuple):
     @property
     def is_exiting(self) -> bool:
         return bool(self.flags & 0x4)  # PF_EXITING
+
+    @property
+    def memory_failure(self) -> MemoryFailure:
+        """PF_MCE_PROCESS says that the thread has a choice of its own, PF_MCE_EARLY which."""
+        if not self.flags & 0x80:
+            return MemoryFailure.DEFAULT
+        return MemoryFailure.EARLY if self.flags & 0x08000000 else MemoryFailure.LATE
 
     @property
     def is_kernel_thread(self) -> bool:

@@ -41,6 +41,7 @@ from sls.resources.inet.tcp import TcpSocket, TcpSocketRecord
 from sls.resources.inet.udp import UdpSocket, UdpSocketRecord
 from sls.resources.inotify import Inotify, InotifyRecord
 from sls.resources.ipc_namespace import IpcNamespace, IpcNamespaceRecord
+from sls.resources.ldt import Ldt, LdtRecord
 from sls.resources.memfd import Memfd, MemfdRecord
 from sls.resources.memory import Memory, MemoryRecord, VmaKind, VmaRecord
 from sls.resources.namespaces import Namespaces, NamespacesRecord
@@ -102,6 +103,7 @@ PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     TimeNamespace(),
     Cgroup(),
     Memory(),
+    Ldt(),
     SignalActions(),
     FileOwners(),
     FileLocks(),
@@ -155,6 +157,7 @@ AnyProcessRecord = (
     | TimeNamespaceRecord
     | CgroupRecord
     | MemoryRecord
+    | LdtRecord
     | SignalActionsRecord
     | FileOwnersRecord
     | FileLocksRecord

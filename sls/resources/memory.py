@@ -18,6 +18,7 @@ from typing import Final
 
 from sls import proc, syscalls
 from sls.errors import RestoreConflictError
+from sls.pace import Pace
 from sls.proc import VmaLine
 from sls.remote import Call, In, Remote, call, remote_all
 from sls.resources.base import (
@@ -186,10 +187,12 @@ class Memory(ProcessState[MemoryRecord]):
 
     def look_ahead(self, tid: int, memo: Memo, *, anew: bool) -> None:
         maps_text = proc.read(tid, "maps")
-        if not anew and memo.knows("smaps", maps_text):
+        pace = memo.of("pace of smaps", b"", Pace)
+        if not anew and memo.knows("smaps", maps_text) and not pace.is_due():
             return
         memo.of("maps", maps_text, lambda: proc.parse_maps(maps_text))
-        flags = proc.parse_smaps_flags(proc.read(tid, "smaps"))
+        with pace.looking():
+            flags = proc.parse_smaps_flags(proc.read(tid, "smaps"))
         if not memo.put("smaps", maps_text, flags):
             memo.drop("vmas")
             memo.drop(_PLAIN)
@@ -249,7 +252,7 @@ class Memory(ProcessState[MemoryRecord]):
 def _flags(tid: int, maps_text: bytes, memo: Memo) -> dict[int, frozenset[str]]:
     """VmFlags by start address. The kernel walks every page for smaps, so it is read again only with new maps.
 
-    Advice given since, to a whole mapping that stays as it was, is seen at the next full capture.
+    Advice or a lock given since to a whole mapping, which stays as it was, is seen when `look_ahead` reads it again.
     """
     return memo.of("smaps", maps_text, lambda: proc.parse_smaps_flags(proc.read(tid, "smaps")))
 

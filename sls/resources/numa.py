@@ -1,7 +1,7 @@
 """NUMA policies (numa(7)): of each thread (set_mempolicy(2)) and of mappings (mbind(2)), with their nodes and flags.
 
-/proc/<pid>/numa_maps walks every page, so it is read before the stop of a full capture only: the policy of a mapping
-that was given one since then is kept from the next full capture on.
+/proc/<pid>/numa_maps walks every page, so it is read before the stop, and not each time: the policy of a mapping that
+was given one since then is kept when it is read again.
 
 Not kept: home nodes (set_mempolicy_home_node(2)).
 Kernel: Linux 2.6.18 (CONFIG_NUMA).
@@ -14,6 +14,7 @@ from typing import Final
 from sls import proc
 from sls.errors import TaskDiedError
 from sls.freeze import FrozenThread
+from sls.pace import Pace
 from sls.remote import In, Out, Remote, call
 from sls.resources.base import (
     CaptureContext,
@@ -101,8 +102,10 @@ class MappingPolicies(ProcessState[MappingPoliciesRecord]):
     record = MappingPoliciesRecord
 
     def look_ahead(self, tid: int, memo: Memo, *, anew: bool) -> None:
-        if anew or not memo.knows("numa_maps", b""):
-            memo.put("numa_maps", b"", _texts(tid))
+        pace = memo.of("pace of numa_maps", b"", Pace)
+        if anew or not memo.knows("numa_maps", b"") or pace.is_due():
+            with pace.looking():
+                memo.put("numa_maps", b"", _texts(tid))
 
     def can_wait(self, process: CapturedProcess) -> bool:
         return process.memo.knows("numa_maps", b"")

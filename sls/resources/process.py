@@ -9,6 +9,7 @@ import os
 import resource
 import stat
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from sls import proc
@@ -59,6 +60,8 @@ class ProcessStateRecord(ProcessRecord, frozen=True, tag="process"):
     write_or_execute: int = 0
     io_flusher: int = 0
     is_cwd_removed: bool = False
+    coredump_filter: int | None = None  # None: of an image or a kernel that does not tell
+    autogroup_nice: int = 0
 
 
 class Process(ProcessState[ProcessStateRecord]):
@@ -96,6 +99,8 @@ class Process(ProcessState[ProcessStateRecord]):
             memory_merge=max(0, merge.value),
             write_or_execute=max(0, mdwe.value),
             io_flusher=max(0, flusher.value),
+            coredump_filter=_coredump_filter(process),
+            autogroup_nice=_autogroup_nice(process),
         )
 
     def restore(
@@ -104,6 +109,9 @@ class Process(ProcessState[ProcessStateRecord]):
         for limit in record.limits:
             _set_limit(ctx, process.pid, limit)
         _set_oom_score(ctx, process.pid, record.oom_score_adj)
+        _set_autogroup_nice(ctx, process.pid, record.autogroup_nice)
+        if record.coredump_filter is not None:
+            _write(process.pid, "coredump_filter", f"{record.coredump_filter:#x}")
         with ctx.as_owner():
             if record.root != b"/":
                 _must_exist(record.root)
@@ -118,7 +126,6 @@ class Process(ProcessState[ProcessStateRecord]):
             call("umask", record.umask),
             call("personality", record.personality),
             call("prctl", _PR_SET_CHILD_SUBREAPER, int(record.is_subreaper)),
-            call("prctl", _PR_SET_THP_DISABLE, record.thp_disabled, 0, 0, 0),
             *_settings(record),
         ]
         yield from remote_all(calls)
@@ -140,6 +147,9 @@ def _settings(record: ProcessStateRecord) -> Iterator[Call]:
     for bit in range(9):
         if record.membarrier >> bit & 1:
             yield call("membarrier", 1 << bit, 0, 0)
+    if record.thp_disabled:  # the bit that says so, and flags since Linux 6.18
+        flags = record.thp_disabled & ~1
+        yield call("prctl", _PR_SET_THP_DISABLE, 1, flags, 0, 0)
     if record.memory_merge:
         yield call("prctl", _PR_SET_MEMORY_MERGE, record.memory_merge, 0, 0, 0)
     if record.io_flusher:
@@ -196,7 +206,42 @@ def _set_limit(ctx: RestoreContext, pid: int, limit: Limit) -> None:
 def _set_oom_score(ctx: RestoreContext, pid: int, value: int) -> None:
     try:
         if int(proc.read(pid, "oom_score_adj")) != value:
-            with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
-                file.write(str(value))
+            _write(pid, "oom_score_adj", str(value))
     except PermissionError:
         ctx.note("oom_score_adj", f"{value} cannot be set here", pid)
+
+
+def _coredump_filter(process: CapturedProcess) -> int | None:
+    """Which mappings a core has, core(5)."""
+    text = _settled_if_there(process, "coredump_filter")
+    return int(text, 16) if text else None
+
+
+def _autogroup_nice(process: CapturedProcess) -> int:
+    """Of the session's group for scheduling, sched(7); without CONFIG_SCHED_AUTOGROUP there is none."""
+    text = _settled_if_there(process, "autogroup")
+    return int(text.rpartition(b"nice ")[2]) if text else 0
+
+
+def _set_autogroup_nice(ctx: RestoreContext, pid: int, nice: int) -> None:
+    """A new session's group has 0."""
+    try:
+        if nice:
+            _write(pid, "autogroup", str(nice))
+    except OSError as error:
+        ctx.note("autogroup", f"nice {nice} cannot be set here: {error.strerror}", pid)
+
+
+def _settled_if_there(process: CapturedProcess, name: str) -> bytes:
+    """A file of /proc that not every kernel has; empty then."""
+    look = partial(_read_if_there, process.tid, name)
+    return process.looks.at_leisure(("read if there", name), look)
+
+
+def _read_if_there(tid: int, name: str) -> bytes:
+    return proc.reread(tid, name) if os.path.exists(f"/proc/{tid}/{name}") else b""
+
+
+def _write(pid: int, name: str, text: str) -> None:
+    with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+        file.write(text)

@@ -40,8 +40,9 @@ def readable_bytes(view: socket.socket) -> int:
 def is_peekable(ctx: CaptureContext, file: OpenFile, view: socket.socket) -> bool:
     """Whether to look at all: a recvmsg(2) would take a pending error away, so such a queue must be empty."""
     poller = select.poll()
-    poller.register(view.fileno(), select.POLLIN)
+    poller.register(view.fileno(), select.POLLIN | select.POLLPRI)
     events = dict(poller.poll(0)).get(view.fileno(), 0)
+    refuse_urgent(file, events)
     if not events & select.POLLERR:
         return bool(events & select.POLLIN)
     if readable_bytes(view):
@@ -50,6 +51,17 @@ def is_peekable(ctx: CaptureContext, file: OpenFile, view: socket.socket) -> boo
         )
     ctx.lose(file.pid, f"fd {file.fd}", "the socket's pending error is gone after a restore")
     return False
+
+
+def refuse_urgent(file: OpenFile, events: int, *, is_at_mark: bool = False) -> None:
+    """UnsupportedResourceError where there is urgent data: what follows it cannot be looked at in its place.
+
+    `events`: of poll(2). With POLLERR, POLLPRI is of the error queue (SO_SELECT_ERR_QUEUE).
+    """
+    if is_at_mark or events & (select.POLLPRI | select.POLLERR) == select.POLLPRI:
+        raise file.unsupported(
+            "a socket with urgent data (MSG_OOB) not read yet; try again when the program has read it"
+        )
 
 
 def peek_messages(file: OpenFile, view: socket.socket) -> list[PeekedMessage]:

@@ -4,7 +4,7 @@ A thread taken out of a system call makes it again after a restore, for the time
 timeout of a socket begins anew. Sources: ptrace(2), set_tid_address(2), get_robust_list(2), rseq(2), sched(7),
 ioprio_set(2).
 
-Not kept: debug registers.
+Not kept: debug registers; traps on RDTSC and CPUID, choices of mitigations (prctl(2), arch_prctl(2)).
 Kernel: Linux 5.13 (PTRACE_GET_RSEQ_CONFIGURATION).
 """
 
@@ -29,6 +29,7 @@ from sls.sleep import below_stack, set_timeout
 
 _PR_SET_NAME, _PR_GET_TID_ADDRESS = 15, 40
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
+_PR_MCE_KILL, _PR_MCE_KILL_SET = 33, 1
 _STACK = struct.Struct("=QiIQ")
 _SS_ONSTACK, _SS_DISABLE = 1, 2
 
@@ -60,6 +61,7 @@ class ThreadStateRecord(ThreadRecord, frozen=True, tag="thread"):
     scratch_address: int = 0
     timer_slack_ns: int = 50_000
     scheduler: bytes = b""
+    memory_failure: proc.MemoryFailure = proc.MemoryFailure.DEFAULT
 
 
 class Thread(ThreadState[ThreadStateRecord]):
@@ -106,6 +108,7 @@ class Thread(ThreadState[ThreadStateRecord]):
             timer_slack_ns=slack.check(),
             scheduler=seen.scheduler,
             scratch_address=_scratch(thread.registers, stack.outputs[0]),
+            memory_failure=stat.memory_failure,
         )
 
     def restore(
@@ -122,6 +125,9 @@ class Thread(ThreadState[ThreadStateRecord]):
             calls.append(
                 call("rseq", record.rseq_address, record.rseq_bytes, 0, record.rseq_signature)
             )
+        if record.memory_failure is not proc.MemoryFailure.DEFAULT:
+            value = record.memory_failure.value
+            calls.append(call("prctl", _PR_MCE_KILL, _PR_MCE_KILL_SET, value, 0, 0))
         yield from remote_all(calls)
         _schedule(ctx, process, tid, record)
 

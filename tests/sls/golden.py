@@ -27,6 +27,7 @@ PROGRAMS: Final[dict[str, Sequence[str]]] = {
     "epoll": ("epoll.c",),
     "files": ("deleted.c",),
     "locks": ("file_lock.c", "locks"),
+    "more-settings": ("more_settings.c",),
     "message-queue": ("message_queue.c", "named"),
     "multicast": ("multicast.py", "4", "any"),
     "net-namespace": ("net_namespace.py", "kept"),

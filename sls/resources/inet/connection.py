@@ -26,7 +26,7 @@ from sls.resources.inet.endpoint import TcpEndpoint, capture_endpoints
 from sls.resources.inet.outside import Peer, QuietPeers, addresses_of
 from sls.resources.inet.packets import as_sent_by_the_peer
 from sls.resources.socket_options import inode_of, is_socket, socket_kind, socket_view
-from sls.resources.socket_queue import peek_offset, readable_bytes
+from sls.resources.socket_queue import peek_offset, readable_bytes, refuse_urgent
 
 _SIOCOUTQ: Final = 0x5411
 _SO_PEEK_OFF: Final = 42
@@ -103,6 +103,7 @@ def capture_connection(
     events = _events(view)
     if state == sock_diag.TCP_CLOSE and not events & select.POLLRDHUP:
         return None
+    refuse_urgent(file, events, is_at_mark=_is_at_mark(view, events))
     table = ctx.once("tcp connections", lambda: _look_at_all(ctx))
     remote = remote_address(view)
     end = _end(table.listening_ports, view)
@@ -232,8 +233,14 @@ def _end(listening_ports: Iterable[int], view: socket.socket) -> TcpEnd:
 
 def _events(view: socket.socket) -> int:
     poller = select.poll()
-    poller.register(view.fileno(), select.POLLIN | select.POLLRDHUP)
+    poller.register(view.fileno(), select.POLLIN | select.POLLPRI | select.POLLRDHUP)
     return dict(poller.poll(0)).get(view.fileno(), 0)
+
+
+def _is_at_mark(view: socket.socket, events: int) -> bool:
+    """Whether what can be read is behind an urgent byte's place: SIOCINQ counts up to there (tcp_inq, net/tcp.h)."""
+    ended = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+    return bool(events & select.POLLIN) and not events & ended and not readable_bytes(view)
 
 
 def _outgoing_bytes(view: socket.socket) -> int:

@@ -1,6 +1,6 @@
 """tcp(7): listening and connected sockets, sockets that are only bound, and fresh ones.
 
-Not kept: data in a connection that was not accepted yet, refused; a connection whose peer outside has gone on, told.
+Not kept: data in a connection not accepted yet, urgent data: refused; a connection whose peer outside has moved, told.
 Kernel: Linux 3.5 (TCP_REPAIR).
 """
 

@@ -2,7 +2,7 @@
 
 A peer outside of the partition comes back as a closed one, unless it has a name under which it is found again.
 
-Not kept: a pending error, told.
+Not kept: a pending error, told; urgent data, refused.
 Kernel: Linux 3.3 (sock_diag); SO_PEEK_OFF of streams 4.4.
 """
 

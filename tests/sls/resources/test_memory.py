@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from sls.capture import Tracer
+from sls.resources import MemoryRecord
+from tests.mounts import wait_until
+from tests.sls.apart import Program, apart
 from tests.sls.conftest import Kept, Refused
 from tests.sls.driver import Way, command_of, run
 
@@ -26,6 +30,33 @@ def test_memory(kept: Kept, case: str) -> None:
 )
 def test_memory_advice_locks_and_kinds(kept: Kept, case: str) -> None:
     kept("advice.c", case)
+
+
+@pytest.mark.root
+def test_advice_and_locks_given_between_deltas(tmp_path: Path, binaries: Path) -> None:
+    """They change nothing that maps shows, and all that smaps does."""
+
+    def capture_often() -> None:
+        def advice() -> list[tuple[str, ...]]:
+            states = tracer.capture(program.tree, full=False, track=True).image.processes[0].states
+            vmas = {
+                one.start: one
+                for kind in states
+                if isinstance(kind, MemoryRecord)
+                for one in kind.vmas
+            }
+            return [vmas[int(line)].advice for line in program.lines()[1:3]]
+
+        tracer = Tracer()
+        assert not advice()
+        (tmp_path / "go").touch()
+        wait_until(lambda: len(program.lines()) == 3)
+        wait_until(lambda: advice() == [("lo",), ("dc",)])
+
+    command = [*command_of("advise_later.c", binaries), str(tmp_path / "go")]
+    with Program(command, tmp_path) as program:
+        wait_until(lambda: program.lines() == ["ready"])
+        apart(capture_often)
 
 
 def test_as_many_mappings_as_there_may_be(refused: Refused) -> None:

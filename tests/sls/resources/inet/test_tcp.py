@@ -78,3 +78,8 @@ def test_x26_data_before_accept(refused: Refused) -> None:
 
 def test_listeners_that_share_a_port(kept: Kept) -> None:
     kept("reuseport.py")
+
+
+@pytest.mark.parametrize("mode", ["outline", "inline", "first", "read"])
+def test_urgent_data_is_refused(refused: Refused, mode: str) -> None:
+    assert "urgent data (MSG_OOB) not read yet" in refused("tcp_urgent.py", mode)

@@ -78,3 +78,7 @@ def test_name_in_use_is_named(restored: Kept, tmp_path: Path) -> None:
 
 def test_x26_data_before_accept(refused: Refused) -> None:
     assert "not accepted yet" in refused("unread_unaccepted.py", "unix")
+
+
+def test_urgent_data_is_refused(refused: Refused) -> None:
+    assert "urgent data (MSG_OOB) not read yet" in refused("unix_urgent.py")
