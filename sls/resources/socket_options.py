@@ -99,13 +99,18 @@ _IP: Final = (
     (51, _INT),  # IP_LOCAL_PORT_RANGE
 )
 _IP_RAW: Final = ((3, _INT), (22, _INT))  # IP_HDRINCL, IP_NODEFRAG
-# IPV6_V6ONLY first; then the rest of include/uapi/linux/in6.h that is a number and can be read
-_IPV6: Final = tuple(
-    (number, _INT)
-    for number in (
-        *(26, 2, 3, 4, 5, 8, 11, 16, 17, 18, 19, 23, 25, 29, 30, 31, 33, 49, 51, 53, 56, 58, 60),
-        *(62, 66, 67, 70, 72, 73, 74, 75, 76, 77, 78),
-    )
+_EXTENSION_HEADER: Final = 1024  # the most that Python reads
+# IPV6_V6ONLY first; then the rest of include/uapi/linux/in6.h that is a number and can be read; then what goes into
+# each packet: IPV6_HOPOPTS, RTHDRDSTOPTS, RTHDR, DSTOPTS
+_IPV6: Final = (
+    *(
+        (number, _INT)
+        for number in (
+            *(26, 2, 3, 4, 5, 8, 11, 16, 17, 18, 19, 23, 25, 29, 30, 31, 33, 49, 51, 53, 56, 58),
+            *(60, 62, 66, 67, 70, 72, 73, 74, 75, 76, 77, 78),
+        )
+    ),
+    *((number, _EXTENSION_HEADER) for number in (54, 55, 57, 59)),
 )
 # accept(2) puts hops and device of the first packet there, and on a stream socket nobody can set them
 _OF_DATAGRAMS: Final = {
@@ -139,11 +144,13 @@ _CHANGED_BY_RESTORE: Final = {
     (socket.SOL_SOCKET, number) for number in (socket.SO_REUSEADDR, _SO_SNDBUF, _SO_RCVBUF, 72, 12)
 }
 # Before a connection only: the values of an established one are the kernel's own.
+_UNCONNECTED: Final = ((49, _INT),)  # SO_INCOMING_CPU
 _TCP_UNCONNECTED: Final = (
     (2, _INT),  # TCP_MAXSEG
     (10, _INT),  # TCP_WINDOW_CLAMP
     (23, _INT),  # TCP_FASTOPEN
     (30, _INT),  # TCP_FASTOPEN_CONNECT
+    (33, 32),  # TCP_FASTOPEN_KEY, or two
 )
 _UDP: Final = tuple((number, _INT) for number in (1, 100, 101, 102, 103, 104))
 _NETLINK: Final = tuple((number, _INT) for number in (3, 4, 5, 8, 10, 11, 12))
@@ -225,6 +232,8 @@ def _table(kind: SocketKind, is_connected: bool) -> tuple[tuple[int, int, int], 
         groups.append((_SOL_NETLINK, _NETLINK))
     if kind.domain == socket.AF_PACKET:
         groups.append((_SOL_PACKET, _PACKET))
+    if not is_connected:
+        groups.append((socket.SOL_SOCKET, _UNCONNECTED))
     groups.append((socket.SOL_SOCKET, _PRIORITY))
     return tuple(
         (level, number, size)

@@ -18,7 +18,7 @@ from sls.resources.base import CaptureContext, OpenFile
 
 _SO_PEEK_OFF: Final = 42
 _FROM_THE_HEAD: Final = -1
-_SIOCINQ: Final = 0x541B
+_SIOCINQ, _SIOCOUTQ = 0x541B, 0x5411
 _MESSAGE_BYTES: Final = 1 << 22
 _ANCILLARY_BYTES: Final = 1 << 13
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
@@ -34,7 +34,16 @@ class PeekedMessage(NamedTuple):
 
 def readable_bytes(view: socket.socket) -> int:
     """SIOCINQ: bytes of a stream, or of the first message."""
-    return int(struct.unpack("=i", fcntl.ioctl(view.fileno(), _SIOCINQ, bytes(4)))[0])
+    return _asked(view, _SIOCINQ)
+
+
+def outgoing_bytes(view: socket.socket) -> int:
+    """SIOCOUTQ, tcp(7), udp(7): written, and not acknowledged or not out yet."""
+    return _asked(view, _SIOCOUTQ)
+
+
+def _asked(view: socket.socket, request: int) -> int:
+    return int(struct.unpack("=i", fcntl.ioctl(view.fileno(), request, bytes(4)))[0])
 
 
 def is_peekable(ctx: CaptureContext, file: OpenFile, view: socket.socket) -> bool:

@@ -60,6 +60,12 @@ wide = [
 ]
 if CASE[0].startswith("tcp"):
     wide.append((socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno".ljust(16, b"\0")))
+    wide.append((socket.IPPROTO_TCP, 33, bytes(range(16))))  # TCP_FASTOPEN_KEY
+if CASE[0].endswith("6"):
+    padding = bytes((0, 0, 1, 4, 0, 0, 0, 0))
+    wide += [(socket.IPPROTO_IPV6, number, padding) for number in (54, 59)]  # HOPOPTS, DSTOPTS
+    wide.append((socket.IPPROTO_IPV6, 57, bytes((0, 2, 4, 0)) + bytes(20)))  # RTHDR, of segments
+wide.append((socket.SOL_SOCKET, 49, struct.pack("=i", 1)))  # SO_INCOMING_CPU
 changed = [
     (level, number)
     for level in LEVELS[CASE[0]]
@@ -81,7 +87,7 @@ expect(
     "options", {key: (found[key], wanted[key]) for key in found if found[key] != wanted[key]}, {}
 )
 for level, number, value in wide:
-    expect(f"{level}/{number}", made.getsockopt(level, number, 16)[: len(value)], value)
+    expect(f"{level}/{number}", made.getsockopt(level, number, 32)[: len(value)], value)
 if CASE[0] == "udp":
     expect("filter", made.getsockopt(socket.SOL_SOCKET, 26, 8)[:1], instructions[:1])
     expect("lock", made.getsockopt(socket.SOL_SOCKET, 44), 1)

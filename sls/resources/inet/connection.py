@@ -6,7 +6,6 @@ bytes, then a reset.
 """
 
 import enum
-import fcntl
 import select
 import socket
 import struct
@@ -26,9 +25,13 @@ from sls.resources.inet.endpoint import TcpEndpoint, capture_endpoints
 from sls.resources.inet.outside import Peer, QuietPeers, addresses_of
 from sls.resources.inet.packets import as_sent_by_the_peer
 from sls.resources.socket_options import inode_of, is_socket, socket_kind, socket_view
-from sls.resources.socket_queue import peek_offset, readable_bytes, refuse_urgent
+from sls.resources.socket_queue import (
+    outgoing_bytes,
+    peek_offset,
+    readable_bytes,
+    refuse_urgent,
+)
 
-_SIOCOUTQ: Final = 0x5411
 _SO_PEEK_OFF: Final = 42
 
 
@@ -156,7 +159,7 @@ def _waiting(
 ) -> TcpConnection:
     info = view.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
     acknowledged = struct.unpack_from("=Q", info, 120)[0]  # tcpi_bytes_acked: the SYN counts as one
-    if acknowledged > 1 or _outgoing_bytes(view):
+    if acknowledged > 1 or outgoing_bytes(view):
         raise file.unsupported(
             f"data sent to {remote.describe()}, which has not accepted the connection yet, cannot be read; "
             "try again when it has"
@@ -241,11 +244,6 @@ def _is_at_mark(view: socket.socket, events: int) -> bool:
     """Whether what can be read is behind an urgent byte's place: SIOCINQ counts up to there (tcp_inq, net/tcp.h)."""
     ended = select.POLLRDHUP | select.POLLHUP | select.POLLERR
     return bool(events & select.POLLIN) and not events & ended and not readable_bytes(view)
-
-
-def _outgoing_bytes(view: socket.socket) -> int:
-    """SIOCOUTQ, tcp(7): written and not acknowledged."""
-    return int(struct.unpack("=i", fcntl.ioctl(view.fileno(), _SIOCOUTQ, bytes(4)))[0])
 
 
 def _unread(view: socket.socket) -> bytes:

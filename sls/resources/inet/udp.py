@@ -1,6 +1,6 @@
 """udp(7): bound and connected sockets, with their queued datagrams and the addresses of the senders.
 
-Not kept: datagrams that do not fit the machine's buffer, told.
+Not kept: datagrams that do not fit the machine's buffer, told; one that is not finished (UDP_CORK), refused.
 Kernel: any.
 """
 
@@ -28,9 +28,10 @@ from sls.resources.socket_options import (
     socket_view,
     without_filter,
 )
-from sls.resources.socket_queue import is_peekable, peek_messages
+from sls.resources.socket_queue import is_peekable, outgoing_bytes, peek_messages
 
 _SO_RCVBUFFORCE: Final = 33
+_UDP_CORK: Final = 1
 _AMPLE_BYTES: Final = 1 << 26
 
 
@@ -63,6 +64,7 @@ class UdpSocket(FileType[UdpSocketRecord]):
     def capture(self, ctx: CaptureContext, file: OpenFile) -> UdpSocketRecord:
         options = capture_options(ctx, file)
         with socket_view(file.descriptor) as view:
+            _refuse_unfinished(file, view)
             return UdpSocketRecord(
                 file_id=file.file_id,
                 flags=file.flags,
@@ -89,6 +91,14 @@ class UdpSocket(FileType[UdpSocketRecord]):
             view.close()
             raise
         return view.detach()
+
+
+def _refuse_unfinished(file: OpenFile, view: socket.socket) -> None:
+    """With UDP_CORK a datagram grows until the program lets it go; SIOCOUTQ tells that there is one."""
+    if view.getsockopt(socket.IPPROTO_UDP, _UDP_CORK) and outgoing_bytes(view):
+        raise file.unsupported(
+            "a datagram that is not finished yet (UDP_CORK) cannot be read; try again when it is sent"
+        )
 
 
 def _queue(file: OpenFile, view: socket.socket) -> tuple[Datagram, ...]:

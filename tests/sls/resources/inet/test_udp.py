@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.sls.conftest import Kept
+from tests.sls.conftest import Kept, Refused
 from tests.sls.driver import Way
 
 
@@ -36,3 +36,7 @@ def test_pending_error(kept: Kept) -> None:
     assert any("pending error" in loss.detail for loss in outcome.losses) == (
         kept.way is not Way.UNTOUCHED
     )
+
+
+def test_a_datagram_that_is_not_finished_is_refused(refused: Refused) -> None:
+    assert "(UDP_CORK) cannot be read; try again" in refused("udp_corked.py")
