@@ -3,11 +3,14 @@
 A periodic ITIMER_REAL that has gone off stands still until its signal is taken from the queue (kernel/signal.c). Of
 such a one no time is left; it is set to go off at once, which adds nothing to a SIGALRM that waits already.
 
+setitimer(2) gives timers of CPU time one clock tick more than it is asked for, which is taken off again.
+
 Not kept: nothing.
 Kernel: any.
 """
 
 import struct
+import time
 from typing import Final
 
 from sls.remote import In, Out, Remote, call, remote_all
@@ -24,6 +27,8 @@ from sls.resources.base import (
 
 _ITIMERVAL = struct.Struct("=4q")
 _WHICH: Final = (0, 1, 2)  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
+_REAL: Final = 0
+_TICK_US: Final = round(time.clock_getres(6) * 10**6)  # CLOCK_MONOTONIC_COARSE goes by ticks
 
 
 class IntervalTimer(Record, frozen=True):
@@ -74,14 +79,14 @@ class IntervalTimers(ProcessState[IntervalTimersRecord]):
                 call(
                     "setitimer",
                     timer.which,
-                    In(
-                        _ITIMERVAL.pack(
-                            *divmod(timer.interval_us, 10**6),
-                            *divmod(timer.value_us or 1, 10**6),
-                        )
-                    ),
+                    In(_itimerval(timer)),
                     0,
                 )
                 for timer in record.timers
             ]
         )
+
+
+def _itimerval(timer: IntervalTimer) -> bytes:
+    value_us = timer.value_us if timer.which == _REAL else timer.value_us - _TICK_US
+    return _ITIMERVAL.pack(*divmod(timer.interval_us, 10**6), *divmod(max(1, value_us), 10**6))

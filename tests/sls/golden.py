@@ -45,7 +45,7 @@ PROGRAMS: Final[dict[str, Sequence[str]]] = {
     "sysv-shm": ("sysv_shm.c",),
     "tcp": ("tcp_connection.py", "127.0.0.1", "queued"),
     "time-namespace": ("time_namespace.c",),
-    "timers": ("itimers.c",),
+    "timers": ("itimers.c", "restored"),
     "udp": ("udp.py", "127.0.0.1", "10", "3", "bound"),
     "unix": ("unix_in_flight.py",),
     "uts": ("uts_namespace.c",),
