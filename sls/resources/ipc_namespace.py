@@ -12,17 +12,9 @@ from typing import Final, NamedTuple
 
 from sls import syscalls
 from sls.freeze import FrozenThread
-from sls.remote import Remote, call, remote_all
-from sls.resources.base import (
-    CaptureContext,
-    CapturedProcess,
-    RestoreContext,
-    RestoredProcess,
-    Stage,
-    ThreadRecord,
-    ThreadState,
-)
-from sls.resources.own_namespace import NEW_IPC, look_inside, namespace_like, own_link
+from sls.remote import Remote
+from sls.resources.base import CapturedProcess, RestoreContext
+from sls.resources.own_namespace import ThreadNamespace, ThreadNamespaceRecord
 
 _CLONE_NEWNS, _MS_REC_PRIVATE = 0x00020000, 0x4000 | 0x40000
 _OBJECTS: Final = {"shm": "shared memory", "sem": "semaphores", "msg": "message queues"}
@@ -34,33 +26,23 @@ _LIMITS: Final = (
 )
 
 
-class IpcNamespaceRecord(ThreadRecord, frozen=True, tag="ipc-namespace"):
-    """`link`: the namespace's own, which tells equal ones; empty for the restorer's. `limits`: files of /proc/sys."""
+class IpcNamespaceRecord(ThreadNamespaceRecord, frozen=True, tag="ipc-namespace"):
+    """`limits`: files of /proc/sys."""
 
-    link: bytes = b""
     limits: tuple[tuple[str, bytes], ...] = ()
 
 
-_RESTORERS: Final = IpcNamespaceRecord()
-
-
-class IpcNamespace(ThreadState[IpcNamespaceRecord]):
+class IpcNamespace(ThreadNamespace[IpcNamespaceRecord]):
     """Where System V objects and message queues are looked for."""
 
-    stage = Stage.TASKS
+    name, flag = "ipc", 0x08000000
     record = IpcNamespaceRecord
 
-    def can_wait(self, process: CapturedProcess) -> bool:
-        return True
-
-    def capture(
-        self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
+    def capture_own(
+        self, process: CapturedProcess, thread: FrozenThread, link: bytes
     ) -> Remote[IpcNamespaceRecord]:
         yield from ()
-        link = own_link(ctx, process, thread.tid, "ipc")
-        if not link:
-            return _RESTORERS
-        look = partial(look_inside, thread.tid, "ipc", NEW_IPC, _look, _Inside)
+        look = partial(self.look_inside, thread.tid, _look, _Inside)
         inside: _Inside = process.looks.of(("inside", link), look)
         if inside.objects:
             raise process.unsupported(
@@ -70,15 +52,11 @@ class IpcNamespace(ThreadState[IpcNamespaceRecord]):
             )
         return IpcNamespaceRecord(link=link, limits=tuple(inside.limits))
 
-    def prepare(self, ctx: RestoreContext, record: IpcNamespaceRecord) -> None:
-        if record.link:
-            _descriptor(ctx, record)
-
-    def restore(
-        self, ctx: RestoreContext, process: RestoredProcess, tid: int, record: IpcNamespaceRecord
-    ) -> Remote[None]:
-        if record.link:
-            yield from remote_all([call("setns", _descriptor(ctx, record), NEW_IPC)])
+    def settle(self, ctx: RestoreContext, record: IpcNamespaceRecord) -> None:
+        for name, limit in record.limits:
+            if _read(name) != limit:
+                with open(f"/proc/sys/{name}", "wb", buffering=0) as file:
+                    file.write(limit)
 
 
 class _Inside(NamedTuple):
@@ -109,14 +87,3 @@ def _read(name: str) -> bytes | None:
             return file.read()
     except FileNotFoundError:
         return None  # a kernel without it
-
-
-def _descriptor(ctx: RestoreContext, record: IpcNamespaceRecord) -> int:
-    return namespace_like(ctx, record.link, "ipc", NEW_IPC, partial(_settle, record))
-
-
-def _settle(record: IpcNamespaceRecord) -> None:
-    for name, limit in record.limits:
-        if _read(name) != limit:
-            with open(f"/proc/sys/{name}", "wb", buffering=0) as file:
-                file.write(limit)

@@ -18,17 +18,9 @@ from typing import Final, NamedTuple
 from sls import syscalls
 from sls.freeze import FrozenThread
 from sls.network import NEW_NET
-from sls.remote import Remote, call, remote_all
-from sls.resources.base import (
-    CaptureContext,
-    CapturedProcess,
-    RestoreContext,
-    RestoredProcess,
-    Stage,
-    ThreadRecord,
-    ThreadState,
-)
-from sls.resources.own_namespace import look_inside, namespace_like, own_link
+from sls.remote import Remote
+from sls.resources.base import CapturedProcess, RestoreContext
+from sls.resources.own_namespace import ThreadNamespace, ThreadNamespaceRecord
 from sls.resources.stand_in import told_by_child
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
@@ -41,37 +33,24 @@ _GET_ADDRESS, _IFA_ADDRESS = 22, 1
 _USUAL: Final = {socket.inet_aton("127.0.0.1"), socket.inet_pton(socket.AF_INET6, "::1")}
 
 
-class NetNamespaceRecord(ThreadRecord, frozen=True, tag="net-namespace"):
-    """`link`: the namespace's own, which tells equal ones; empty for the restorer's.
+class NetNamespaceRecord(ThreadNamespaceRecord, frozen=True, tag="net-namespace"):
+    """`settings`: files of /proc/sys/net that are not as in a fresh one."""
 
-    `settings`: files of /proc/sys/net that are not as in a fresh one.
-    """
-
-    link: bytes = b""
     is_up: bool = False
     settings: tuple[tuple[str, bytes], ...] = ()
 
 
-_RESTORERS: Final = NetNamespaceRecord()
-
-
-class NetNamespace(ThreadState[NetNamespaceRecord]):
+class NetNamespace(ThreadNamespace[NetNamespaceRecord]):
     """What a socket can reach."""
 
-    stage = Stage.TASKS
+    name, flag = "net", NEW_NET
     record = NetNamespaceRecord
 
-    def can_wait(self, process: CapturedProcess) -> bool:
-        return True
-
-    def capture(
-        self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
+    def capture_own(
+        self, process: CapturedProcess, thread: FrozenThread, link: bytes
     ) -> Remote[NetNamespaceRecord]:
         yield from ()
-        link = own_link(ctx, process, thread.tid, "net")
-        if not link:
-            return _RESTORERS
-        look = partial(look_inside, thread.tid, "net", NEW_NET, _look, _Inside)
+        look = partial(self.look_inside, thread.tid, _look, _Inside)
         inside: _Inside = process.looks.at_leisure(("inside", link), look)
         fresh: _Inside = process.memo.of("fresh net namespace", b"", _fresh)
         if excess := _excess(inside, fresh):
@@ -85,13 +64,15 @@ class NetNamespace(ThreadState[NetNamespaceRecord]):
 
     def prepare(self, ctx: RestoreContext, record: NetNamespaceRecord) -> None:
         if record.link:
-            ctx.networks[record.link] = _descriptor(ctx, record)
+            ctx.networks[record.link] = self.made(ctx, record)
 
-    def restore(
-        self, ctx: RestoreContext, process: RestoredProcess, tid: int, record: NetNamespaceRecord
-    ) -> Remote[None]:
-        if record.link:
-            yield from remote_all([call("setns", _descriptor(ctx, record), NEW_NET)])
+    def settle(self, ctx: RestoreContext, record: NetNamespaceRecord) -> None:
+        if record.is_up:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+                fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _REQUEST.pack(b"lo", _flags() | _IFF_UP))
+        for path, value in record.settings:
+            with open(path, "wb", buffering=0) as file:
+                file.write(value)
 
 
 class _Inside(NamedTuple):
@@ -177,16 +158,3 @@ def _addresses(row: bytes) -> Iterator[bytes]:
         if kind == _IFA_ADDRESS:
             yield row[position + 4 : position + length]
         position += (length + 3) & ~3
-
-
-def _descriptor(ctx: RestoreContext, record: NetNamespaceRecord) -> int:
-    return namespace_like(ctx, record.link, "net", NEW_NET, partial(_settle, record))
-
-
-def _settle(record: NetNamespaceRecord) -> None:
-    if record.is_up:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-            fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _REQUEST.pack(b"lo", _flags() | _IFF_UP))
-    for path, value in record.settings:
-        with open(path, "wb", buffering=0) as file:
-            file.write(value)

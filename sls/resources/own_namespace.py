@@ -1,65 +1,151 @@
 """What the kept namespaces have in common (namespaces(7)): whose one is, how it is looked into, how one is made anew.
 
-Not a resource of its own: `uts_namespace`, `ipc_namespace`, `time_namespace` are. Looking and making happen in children
-that share this process's descriptors, so the tracer itself never leaves its own namespaces.
+Not a resource of its own: those that are derived from `OwnNamespace` are. Looking and making happen in children that
+share this process's descriptors, so the tracer itself never leaves its own namespaces.
 """
 
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from sls import proc, syscalls
-from sls.resources.base import CaptureContext, CapturedProcess, RestoreContext
+from sls.freeze import FrozenThread
+from sls.remote import Call, Remote, call, remote_all
+from sls.resources.base import (
+    CaptureContext,
+    CapturedProcess,
+    ProcessRecord,
+    ProcessState,
+    RestoreContext,
+    RestoredProcess,
+    Stage,
+    ThreadRecord,
+    ThreadState,
+)
 from sls.resources.stand_in import run_apart, told_by_child
 
-NEW_TIME, NEW_UTS, NEW_IPC = 0x80, 0x04000000, 0x08000000
-_FOR_CHILDREN: Final = {NEW_TIME: "time_for_children"}
+_NEW_TIME: Final = 0x80
+_FOR_CHILDREN: Final = {_NEW_TIME: "time_for_children"}
+
+
+class _Linked(Protocol):
+    @property
+    def link(self) -> bytes: ...
+
+
+class ThreadNamespaceRecord(ThreadRecord, frozen=True):
+    """`link`: the namespace's own, which tells equal ones; empty for the restorer's."""
+
+    link: bytes = b""
+
+
+class ProcessNamespaceRecord(ProcessRecord, frozen=True):
+    """As `ThreadNamespaceRecord`, where threads cannot be apart."""
+
+    link: bytes = b""
+
 
 T = TypeVar("T")
+L = TypeVar("L", bound=_Linked)
+H = TypeVar("H", bound=ThreadNamespaceRecord)
+P = TypeVar("P", bound=ProcessNamespaceRecord)
 
 
-def own_link(ctx: CaptureContext, process: CapturedProcess, tid: int, name: str) -> bytes:
-    """The link that tells equal namespaces of that kind; empty when the thread is in the restorer's."""
-    key = (f"{name} namespace", tid)
-    link = process.looks.at_leisure(key, partial(proc.link, tid, f"ns/{name}"))
-    ours = ctx.once(("own namespace", name), lambda: proc.link(os.getpid(), f"ns/{name}"))
-    return b"" if link == ours else link
+class OwnNamespace(Generic[L]):
+    """One kind of namespace. `name`: its file in /proc/<tid>/ns; `flag`: as of clone(2)."""
+
+    name: str
+    flag: int
+
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return True
+
+    def settle(self, ctx: RestoreContext, record: L) -> None:
+        """In a child, in the new namespace: make it what the old one was."""
+
+    def own_link(self, ctx: CaptureContext, process: CapturedProcess, tid: int) -> bytes:
+        """The link that tells equal namespaces; empty when the thread is in the restorer's."""
+        key = (f"{self.name} namespace", tid)
+        link = process.looks.at_leisure(key, partial(proc.link, tid, f"ns/{self.name}"))
+        ours = ctx.once(
+            ("own namespace", self.name), lambda: proc.link(os.getpid(), f"ns/{self.name}")
+        )
+        return b"" if link == ours else link
+
+    def look_inside(self, tid: int, look: Callable[[], T], kind: type[T]) -> T:
+        """What `look` finds in the namespace that a thread is in."""
+        fd = os.open(f"/proc/{tid}/ns/{self.name}", os.O_RDONLY | os.O_CLOEXEC)
+
+        def enter_and_look() -> T:
+            syscalls.syscall("setns", fd, self.flag)
+            return look()
+
+        try:
+            return told_by_child(enter_and_look, kind)
+        finally:
+            os.close(fd)
+
+    def prepare(self, ctx: RestoreContext, record: L) -> None:
+        if record.link:
+            self.made(ctx, record)
+
+    def made(self, ctx: RestoreContext, record: L) -> int:
+        """A descriptor of the new namespace, which the processes inherit, one for each link."""
+        return ctx.once((f"{self.name} namespace", record.link), lambda: self._make(ctx, record))
+
+    def entering(self, ctx: RestoreContext, record: L) -> list[Call]:
+        """The call that takes whoever makes it there; none where it is there."""
+        return [call("setns", self.made(ctx, record), self.flag)] if record.link else []
+
+    def _make(self, ctx: RestoreContext, record: L) -> int:
+        place = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        name = _FOR_CHILDREN.get(self.flag, self.name)
+
+        def work() -> None:
+            syscalls.syscall("unshare", self.flag)
+            self.settle(ctx, record)
+            made = os.open(f"/proc/self/ns/{name}", os.O_RDONLY)
+            os.dup2(made, place, inheritable=False)
+            os.close(made)
+
+        try:
+            run_apart(work)
+            return ctx.inheritable(place)
+        finally:
+            os.close(place)
 
 
-def look_inside(tid: int, name: str, flag: int, look: Callable[[], T], kind: type[T]) -> T:
-    """What `look` finds in the namespace that a thread is in."""
-    fd = os.open(f"/proc/{tid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+class ThreadNamespace(OwnNamespace[H], ThreadState[H]):
+    """One that a thread may leave alone."""
 
-    def enter_and_look() -> T:
-        syscalls.syscall("setns", fd, flag)
-        return look()
+    stage = Stage.TASKS
 
-    try:
-        return told_by_child(enter_and_look, kind)
-    finally:
-        os.close(fd)
+    def capture(
+        self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
+    ) -> Remote[H]:
+        link = self.own_link(ctx, process, thread.tid)
+        if not link:
+            return self.record()
+        return (yield from self.capture_own(process, thread, link))
+
+    def capture_own(self, process: CapturedProcess, thread: FrozenThread, link: bytes) -> Remote[H]:
+        """The record of one that is not the restorer's."""
+        raise NotImplementedError
+
+    def restore(
+        self, ctx: RestoreContext, process: RestoredProcess, tid: int, record: H
+    ) -> Remote[None]:
+        yield from remote_all(self.entering(ctx, record))
 
 
-def namespace_like(
-    ctx: RestoreContext, link: bytes, name: str, flag: int, settle: Callable[[], None]
-) -> int:
-    """A descriptor of a new namespace that the processes inherit, one for each `link`; `settle` runs inside."""
-    return ctx.once((f"{name} namespace", link), lambda: _make(ctx, name, flag, settle))
+class ProcessNamespace(OwnNamespace[P], ProcessState[P]):
+    """One that all threads of a process are in; entered while there is but one."""
 
+    stage = Stage.TASKS
 
-def _make(ctx: RestoreContext, name: str, flag: int, settle: Callable[[], None]) -> int:
-    place = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    def alone(self, ctx: RestoreContext, record: P) -> list[Call]:
+        return self.entering(ctx, record)
 
-    def work() -> None:
-        syscalls.syscall("unshare", flag)
-        settle()
-        made = os.open(f"/proc/self/ns/{_FOR_CHILDREN.get(flag, name)}", os.O_RDONLY)
-        os.dup2(made, place, inheritable=False)
-        os.close(made)
-
-    try:
-        run_apart(work)
-        return ctx.inheritable(place)
-    finally:
-        os.close(place)
+    def restore(self, ctx: RestoreContext, process: RestoredProcess, record: P) -> Remote[None]:
+        yield from ()

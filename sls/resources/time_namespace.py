@@ -10,71 +10,51 @@ Kernel: Linux 5.6.
 
 import os
 import time
-from functools import partial
 from typing import Final
 
-from sls.remote import Call, Remote, call
-from sls.resources.base import (
-    CaptureContext,
-    CapturedProcess,
-    ProcessRecord,
-    ProcessState,
-    RestoreContext,
-    RestoredProcess,
-    Stage,
-)
-from sls.resources.own_namespace import NEW_TIME, namespace_like, own_link
+from sls.remote import Remote
+from sls.resources.base import CaptureContext, CapturedProcess, RestoreContext
+from sls.resources.own_namespace import ProcessNamespace, ProcessNamespaceRecord
 
 _CLOCKS: Final = {"monotonic": time.CLOCK_MONOTONIC, "boottime": time.CLOCK_BOOTTIME}
 _SECOND_NS: Final = 10**9
 
 
-class TimeNamespaceRecord(ProcessRecord, frozen=True, tag="time-namespace"):
-    """`link`: the namespace's own, which tells equal ones; empty for the restorer's.
+class TimeNamespaceRecord(ProcessNamespaceRecord, frozen=True, tag="time-namespace"):
+    """`offsets_ns`, `clocks_ns`: of _CLOCKS in their order; the clocks are the machine's at the capture."""
 
-    `offsets_ns`, `clocks_ns`: of _CLOCKS in their order; the clocks are the machine's at the capture.
-    """
-
-    link: bytes = b""
     offsets_ns: tuple[int, ...] = ()
     clocks_ns: tuple[int, ...] = ()
 
 
-_RESTORERS: Final = TimeNamespaceRecord()
+class TimeNamespace(ProcessNamespace[TimeNamespaceRecord]):
+    """Clocks that are shifted. setns(2) into one is for processes with one thread."""
 
-
-class TimeNamespace(ProcessState[TimeNamespaceRecord]):
-    """Clocks that are shifted."""
-
-    stage = Stage.TASKS
+    name, flag = "time", 0x80
     record = TimeNamespaceRecord
-
-    def can_wait(self, process: CapturedProcess) -> bool:
-        return True
 
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[TimeNamespaceRecord]:
         yield from ()
-        link = own_link(ctx, process, process.tid, "time")
+        link = self.own_link(ctx, process, process.tid)
         if not link:
-            return _RESTORERS
+            return TimeNamespaceRecord()
         return TimeNamespaceRecord(
             link=link,
             offsets_ns=_offsets(process.settled("timens_offsets")),
             clocks_ns=_clocks(),
         )
 
-    def prepare(self, ctx: RestoreContext, record: TimeNamespaceRecord) -> None:
-        if record.link:
-            _descriptor(ctx, record)
-
-    def alone(self, ctx: RestoreContext, record: TimeNamespaceRecord) -> list[Call]:
-        """setns(2) into a time namespace is for processes with one thread."""
-        return [call("setns", _descriptor(ctx, record), NEW_TIME)] if record.link else []
-
-    def restore(
-        self, ctx: RestoreContext, process: RestoredProcess, record: TimeNamespaceRecord
-    ) -> Remote[None]:
-        yield from ()
+    def settle(self, ctx: RestoreContext, record: TimeNamespaceRecord) -> None:
+        shifted = _shifted(record, is_same_boot=ctx.is_same_boot)
+        lines = (
+            "{} {} {}".format(name, *divmod(offset, _SECOND_NS))
+            for name, offset in zip(_CLOCKS, shifted, strict=True)
+        )
+        fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, "\n".join(lines).encode())
+        finally:
+            os.close(fd)
 
 
 def _clocks() -> tuple[int, ...]:
@@ -87,11 +67,6 @@ def _offsets(text: bytes) -> tuple[int, ...]:
     return tuple(int(rows[name][0]) * _SECOND_NS + int(rows[name][1]) for name in _CLOCKS)
 
 
-def _descriptor(ctx: RestoreContext, record: TimeNamespaceRecord) -> int:
-    settle = partial(_settle, record, is_same_boot=ctx.is_same_boot)
-    return namespace_like(ctx, record.link, "time", NEW_TIME, settle)
-
-
 def _shifted(record: TimeNamespaceRecord, *, is_same_boot: bool) -> list[int]:
     """The offsets for the machine's clocks as they are now."""
     now = record.clocks_ns if is_same_boot else _clocks()
@@ -99,16 +74,3 @@ def _shifted(record: TimeNamespaceRecord, *, is_same_boot: bool) -> list[int]:
         offset + then - at
         for offset, then, at in zip(record.offsets_ns, record.clocks_ns, now, strict=True)
     ]
-
-
-def _settle(record: TimeNamespaceRecord, *, is_same_boot: bool) -> None:
-    shifted = _shifted(record, is_same_boot=is_same_boot)
-    lines = (
-        "{} {} {}".format(name, *divmod(offset, _SECOND_NS))
-        for name, offset in zip(_CLOCKS, shifted, strict=True)
-    )
-    fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, "\n".join(lines).encode())
-    finally:
-        os.close(fd)
