@@ -221,6 +221,7 @@ class _Take:
         parting: Parting | None,
     ) -> None:
         self._parting = parting
+        self._lasting = ExitStack()  # what records are made with, in the stop and after it
         self.hold = ExitStack()  # with a parting: what lets everyone go
         self._tracer = tracer
         self._members = members
@@ -234,6 +235,10 @@ class _Take:
 
     def run(self, *, full: bool, but: set[int], at_rest: Callable[[], None] | None) -> Image:
         """The image; bytes are in the buffer. What a first stop has copied counts for a second one."""
+        with self._lasting:
+            return self._taken(full, but, at_rest)
+
+    def _taken(self, full: bool, but: set[int], at_rest: Callable[[], None] | None) -> Image:
         if self._parting is not None:  # nobody runs again, so there is no second stop
             return self._stop(full, but, at_rest, is_asking=True).afterwards()
         reading = self._stop(full, but, at_rest, is_asking=False)
@@ -262,8 +267,9 @@ class _Take:
             lap("prepare")
             knows_all = self._tracer.knows(session.pids)
             reading = Reading(
-                session, cleanup, is_asking=is_asking, knows_all=knows_all, parting=self._parting
-            )
+                session, cleanup, self._lasting, is_asking=is_asking, knows_all=knows_all,
+                parting=self._parting,
+            )  # fmt: skip
             reading.at_rest()
             lap("read")
             self.objects += session.copy_memory(self._buffer, full=full, but=but)

@@ -164,7 +164,7 @@ class Rehearsal:
 
     def _ask(self, frozen: Frozen, cleanup: ExitStack) -> None:
         session = Session(self._find_member, frozen, cleanup, track=self._track, stay=True)
-        Reading(session, cleanup, is_asking=True).at_rest()
+        Reading(session, cleanup, cleanup, is_asking=True).at_rest()
 
     def _take_arena(self, frozen: Frozen, cleanup: ExitStack) -> None:
         Session(self._find_member, frozen, cleanup, track=False, stay=False, is_noted=False)

@@ -39,6 +39,8 @@ class MappedFiles:
             os.close(fd)
 
     def _open(self, version: FileVersion) -> int | None:
+        if version.mounts:
+            return None  # of a namespace that the program has for itself
         # O_NONBLOCK: a FIFO that took the file's place must not hold this thread.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         try:

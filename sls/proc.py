@@ -5,6 +5,7 @@
 
 import enum
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from operator import itemgetter
@@ -14,6 +15,7 @@ from sls.errors import TaskDiedError, UnsupportedResourceError
 
 _FIRST_READ_BYTES: Final = 8192  # room for most files; more costs its allocation at every read
 _NEXT_READ_BYTES: Final = 1 << 16
+_OCTAL: Final = re.compile(rb"\\([0-7]{3})")
 
 
 def read(pid: int, name: str) -> bytes:
@@ -593,12 +595,53 @@ def boot_time_s() -> int:
         return next(int(line.split()[1]) for line in file if line.startswith("btime "))
 
 
+class MountLine(NamedTuple):
+    """One line of mountinfo. `device`: st_dev of what is mounted; `root`: the part of it that is shown.
+
+    `parent`: the number of the mount that it is on. `shared`, `master`: peer groups, 0 for none.
+    """
+
+    number: int
+    parent: int
+    device: int
+    root: bytes
+    point: bytes
+    options: frozenset[bytes]
+    shared: int
+    master: int
+    is_unbindable: bool
+    kind: bytes
+    source: bytes
+    settings: bytes  # of the filesystem
+
+
+def parse_mountinfo(text: bytes) -> list[MountLine]:
+    """All of /proc/<pid>/mountinfo, in its order."""
+    return [_mount_line(*line.split(b" - ", 1)) for line in text.splitlines()]
+
+
+def _mount_line(head: bytes, tail: bytes) -> MountLine:
+    number, parent, device, root, point, options, *fields = head.split()
+    kind, source, settings = tail.split(b" ", 2)
+    groups = dict(field.split(b":", 1) for field in fields if b":" in field)
+    major, _, minor = device.partition(b":")
+    return MountLine(
+        number=int(number), parent=int(parent), device=os.makedev(int(major), int(minor)),
+        root=_unescape_all(root), point=_unescape_all(point), options=frozenset(options.split(b",")),
+        shared=int(groups.get(b"shared", 0)), master=int(groups.get(b"master", 0)),
+        is_unbindable=b"unbindable" in fields, kind=kind, source=_unescape_all(source), settings=settings,
+    )  # fmt: skip
+
+
+def _unescape_all(word: bytes) -> bytes:
+    """Blanks, tabs, newlines, backslashes and # are written as three octal digits."""
+    return _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), word)
+
+
 def mount_points(device: int) -> list[bytes]:
     """Where the filesystem of that st_dev is mounted, as far as this process sees."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        lines = [line.split() for line in file]
-    wanted = b"%d:%d" % (os.major(device), os.minor(device))
-    return [_unescape(words[4]) for words in lines if words[2] == wanted]
+    lines = parse_mountinfo(read(os.getpid(), "mountinfo"))
+    return [one.point for one in lines if one.device == device]
 
 
 class SysvSegment(NamedTuple):

@@ -20,6 +20,7 @@ from sls import proc, syscalls
 from sls.errors import UnsupportedResourceError
 from sls.freeze import FrozenThread
 from sls.image import DescriptorImage, Image, ProcessImage, ThreadImage
+from sls.mount_tree import MountTree, enter
 from sls.proc import FdInfo
 from sls.ranges import Ranges, intersection, merged
 from sls.remote import noted, run_together
@@ -44,12 +45,13 @@ State = Any  # a ProcessState or a ThreadState
 
 
 class Reading:
-    """The records of one stop."""
+    """The records of one stop. `cleanup` ends with it, `lasting` with the records."""
 
     def __init__(
         self,
         session: Session,
         cleanup: ExitStack,
+        lasting: ExitStack,
         *,
         is_asking: bool,
         knows_all: bool = False,
@@ -57,11 +59,13 @@ class Reading:
     ) -> None:
         self._session = session
         self._cleanup = cleanup
+        self._lasting = lasting
         self._is_asking = is_asking
         self._knows_all = knows_all
         self._time_ns = time.time_ns()
         self.ctx = CaptureContext(session.processes, FIRST_CONTENT_OBJECT, parting)
-        cleanup.callback(self.ctx.close_adopted)
+        cleanup.callback(self.ctx.close)
+        self._enter_trees()
         self._tables: dict[int, tuple[DescriptorImage, ...]] = {}
         self._alike: dict[
             tuple[bytes, int], list[OpenFile]
@@ -111,6 +115,17 @@ class Reading:
         member = self._session.members[process.pid]
         before, member.shape = member.shape, _shape(process)
         return self._is_asking or before != member.shape
+
+    def _enter_trees(self) -> None:
+        """Tell each process what its paths are of, once for all that are in one mount namespace."""
+        entered: dict[bytes, MountTree] = {}
+        for process in self._session.processes:
+            link = proc.link(process.tid, "ns/mnt")
+            if link not in entered:
+                entered[link] = enter(process.tid)
+                if entered[link].link:
+                    self._lasting.callback(os.close, entered[link].root)
+            process.tree = entered[link]
 
     # --- states ---
 
@@ -274,7 +289,10 @@ class Reading:
     def _captured(self, kind: FileType[Any], file: OpenFile) -> Any:
         with self.ctx.network_of(file) as network:
             record = kind.capture(self.ctx, file)
-        return msgspec.structs.replace(record, network=network) if network else record
+        mounts = file.tree.link
+        if not network and not mounts:
+            return record
+        return msgspec.structs.replace(record, network=network, mounts=mounts)
 
 
 _FILES_CAN_WAIT: Final = "files can wait"

@@ -174,14 +174,14 @@ class _Restore:
     # --- files ---
 
     def _open_files(self) -> None:
-        states = {state.record: state for state in PROCESS_STATES}
-        thread_states = {state.record: state for state in THREAD_STATES}
-        for process in self._living:
-            for state in process.states:
-                states[type(state)].prepare(self._ctx, state)
-            for thread in process.threads:
-                for one in thread.states:
-                    thread_states[type(one)].prepare(self._ctx, one)
+        records: list[Any] = [one for process in self._living for one in process.states]
+        threads = (thread for process in self._living for thread in process.threads)
+        records += [one for thread in threads for one in thread.states]
+        kinds: list[Any] = [*PROCESS_STATES, *THREAD_STATES]
+        for kind in kinds:  # namespaces first: others open what is there
+            for record in records:
+                if type(record) is kind.record:
+                    kind.prepare(self._ctx, record)
         own_pidfd = self._ctx.opened(os.pidfd_open(os.getpid()))
         self._own_pidfd = self._ctx.inheritable(own_pidfd)
         self._open_those(is_late=False)

@@ -94,6 +94,7 @@ SYSCALL_NUMBERS: Final[dict[str, int]] = {
     "set_mempolicy_home_node": 450,
     "epoll_pwait2": 441,
     "mseal": 462,
+    "mount_setattr": 442,
 }
 
 

@@ -44,6 +44,7 @@ from sls.resources.ipc_namespace import IpcNamespace, IpcNamespaceRecord
 from sls.resources.ldt import Ldt, LdtRecord
 from sls.resources.memfd import Memfd, MemfdRecord
 from sls.resources.memory import Memory, MemoryRecord, VmaKind, VmaRecord
+from sls.resources.mount_namespace import MountNamespace, MountNamespaceRecord
 from sls.resources.namespaces import Namespaces, NamespacesRecord
 from sls.resources.net_namespace import NetNamespace, NetNamespaceRecord
 from sls.resources.netlink_socket import NetlinkSocket, NetlinkSocketRecord
@@ -100,6 +101,7 @@ from sls.resources.uts_namespace import UtsNamespace, UtsNamespaceRecord
 
 PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
     Namespaces(),
+    MountNamespace(),
     TimeNamespace(),
     Cgroup(),
     Memory(),
@@ -154,6 +156,7 @@ FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
 
 AnyProcessRecord = (
     NamespacesRecord
+    | MountNamespaceRecord
     | TimeNamespaceRecord
     | CgroupRecord
     | MemoryRecord

@@ -20,6 +20,7 @@ import msgspec
 from sls import network, proc, syscalls
 from sls.errors import TaskDiedError, UnsupportedResourceError
 from sls.freeze import FrozenProcess, FrozenThread
+from sls.mount_tree import OURS, MountTree
 from sls.observations import Observations
 from sls.proc import FdInfo, VmaLine
 from sls.remote import Arena, Call, In, Remote, call
@@ -60,12 +61,14 @@ class ThreadRecord(Record, frozen=True):
 class FileRecord(Record, frozen=True, kw_only=True):
     """One open file description. `flags`: as fdinfo prints them, without O_CLOEXEC.
 
-    `network`: the link of the network namespace that a socket is of; empty for the restorer's.
+    `network`: the link of the network namespace that a socket is of; empty for the restorer's. `mounts`: the link of
+    the mount namespace that a path is of; empty for the restorer's.
     """
 
     file_id: int
     flags: int
     network: bytes = b""
+    mounts: bytes = b""
 
 
 class Loss(Record, frozen=True):
@@ -141,6 +144,12 @@ class OpenFile:
             self.process.looks.must_be_at_rest(f"descriptor {self.fd}")
             self._descriptor = syscalls.pidfd_getfd(self.process.pidfd, self.fd)
         return self._descriptor
+
+    @property
+    def tree(self) -> MountTree:
+        """What the file's path is of: an inherited descriptor may lead to our mounts."""
+        tree = self.process.tree
+        return tree if tree.link and tree.holds(int(self.info["mnt_id"])) else OURS
 
     def once(self, name: str, make: "Callable[[], T]") -> "T":
         """Something that several kinds of files look at to tell whether this one is theirs."""
@@ -228,6 +237,7 @@ class CapturedProcess:
         self.object_id = object_id  # of its memory in the generation
         self.arena: Arena | None = None
         self.infos: dict[int, FdInfo] = {}  # by descriptor, complete before any capture runs
+        self.tree = OURS  # of its mount namespace, set before any capture runs
         self._is_tracked = is_tracked
         self.stat = proc.parse_stat(self.read("stat"))
         self.status = proc.Fields(self.read("status"))
@@ -367,7 +377,9 @@ class CaptureContext:
         self.losses: list[Loss] = []
         self.contents: list[tuple[Content, MemorySource]] = []
         self.files: dict[int, OpenFile] = {}
-        self.versions: dict[bytes, Any] = {}  # path → what was seen of the mapped file
+        self.versions: dict[
+            tuple[bytes, bytes], Any
+        ] = {}  # mounts, path → what was seen of the mapped file
         # (pid, fd) → file id, complete before any FileType.capture runs
         self.descriptors: dict[tuple[int, int], int] = {}
         self.network = b""  # the link of the namespace that we stay in, or empty
@@ -375,6 +387,7 @@ class CaptureContext:
         self._shared: dict[object, Any] = {}
         self._contents: dict[object, Content] = {}
         self._next_object_id = first_object_id
+        self._at_end: list[Callable[[], object]] = []
 
     def lose(self, pid: int, resource: str, detail: str) -> None:
         """Record that `resource` comes back in a lesser form."""
@@ -454,6 +467,16 @@ class CaptureContext:
             if isinstance(file, InFlightFile):
                 file.close()
 
+    def at_end(self, work: Callable[[], object]) -> None:
+        """Do this when all contents are copied."""
+        self._at_end.append(work)
+
+    def close(self) -> None:
+        """All contents are copied, or there is no capture."""
+        self.close_adopted()
+        while self._at_end:
+            self._at_end.pop()()
+
     def holders(self, file_id: int) -> list[tuple[int, int]]:
         """Every (pid, fd) of the partition that refers to the description."""
         return [where for where, found in self.descriptors.items() if found == file_id]
@@ -531,6 +554,7 @@ class RestoreContext:
         self._shared: dict[object, Any] = {}
         self._to_close: list[int] = []
         self.networks: dict[bytes, int] = {}  # link of a network namespace → the new one
+        self.trees = {b"": OURS}  # link of a mount namespace → the new one
         self._network = b""  # the link of the one that we stay in, or empty
         self._made: list[Callable[[], object]] = []
         self._at_last: list[Callable[[], object]] = []

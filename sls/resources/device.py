@@ -40,4 +40,4 @@ class Device(FileType[DeviceRecord]):
 
     def restore(self, ctx: RestoreContext, record: DeviceRecord) -> int:
         with ctx.as_owner():
-            return os.open(record.path, (record.flags & ~os.O_CREAT) | os.O_CLOEXEC)
+            return ctx.trees[record.mounts].open(record.path, record.flags & ~os.O_CREAT)

@@ -18,6 +18,7 @@ from typing import Final
 
 from sls import proc, syscalls
 from sls.errors import RestoreConflictError
+from sls.mount_tree import MountTree
 from sls.resources.base import (
     CaptureContext,
     FileRecord,
@@ -32,6 +33,7 @@ _WATCH: Final = re.compile(
     r"inotify wd:([0-9a-f]+) ino:([0-9a-f]+) sdev:([0-9a-f]+) mask:([0-9a-f]+)"
     r".*fhandle-type:([0-9a-f]+) f_handle:([0-9a-f]+)"
 )
+_DONT_FOLLOW: Final = 0x02000000
 _NUMBER_LIMIT: Final = 1 << 16
 _READ_BYTES: Final = 1 << 16
 
@@ -42,6 +44,9 @@ class Watch(Record, frozen=True):
     number: int
     path: bytes
     mask: int
+    mounts: bytes = (
+        b""  # the link of the mount namespace that it is a path of; empty for the restorer's
+    )
 
 
 class InotifyRecord(FileRecord, frozen=True, tag="inotify"):
@@ -73,7 +78,7 @@ class Inotify(FileType[InotifyRecord]):
         try:
             with ctx.as_owner():
                 for watch in record.watches:
-                    _add(fd, watch)
+                    _add(ctx.trees[watch.mounts], fd, watch)
             _forget_events(fd)
         except BaseException:
             os.close(fd)
@@ -102,13 +107,20 @@ def _watches(file: OpenFile) -> Iterator[Watch]:
             int(inode, 16),
             FileHandle(int(kind, 16), bytes.fromhex(handle)),
         )
-        yield Watch(number=int(number, 16), path=path, mask=int(mask, 16))
+        yield Watch(
+            number=int(number, 16),
+            path=path,
+            mask=int(mask, 16),
+            mounts=file.process.tree.link,
+        )
 
 
 def _path(file: OpenFile, device: int, inode: int, handle: FileHandle) -> bytes:
-    for mount in proc.mount_points(device):
+    tree = file.process.tree
+    lines = tree.lines if tree.link else proc.parse_mountinfo(proc.read(os.getpid(), "mountinfo"))
+    for mount in (one.point for one in lines if one.device == device):
         try:
-            mount_fd = os.open(mount, os.O_RDONLY | os.O_CLOEXEC)
+            mount_fd = tree.open(mount, os.O_RDONLY)
         except OSError:
             continue  # hidden under another mount
         try:
@@ -129,10 +141,12 @@ def _path(file: OpenFile, device: int, inode: int, handle: FileHandle) -> bytes:
 # --- restore --------------------------------------------------------------------------------------------------------
 
 
-def _add(fd: int, watch: Watch) -> None:
+def _add(tree: MountTree, fd: int, watch: Watch) -> None:
     try:
-        while (given := syscalls.inotify_add_watch(fd, watch.path, watch.mask)) < watch.number:
-            syscalls.inotify_rm_watch(fd, given)
+        with tree.reach(watch.path, follow=not watch.mask & _DONT_FOLLOW) as path:
+            mask = watch.mask if path == watch.path else watch.mask & ~_DONT_FOLLOW
+            while (given := syscalls.inotify_add_watch(fd, path, mask)) < watch.number:
+                syscalls.inotify_rm_watch(fd, given)
     except OSError as error:
         raise RestoreConflictError(
             f"{watch.path.decode(errors='replace')}, watched by inotify: {error.strerror}; "

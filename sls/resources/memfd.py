@@ -6,6 +6,7 @@ Kernel: Linux 3.17.
 
 import os
 
+from sls.mount_tree import OURS
 from sls.remote import Remote
 from sls.resources.base import (
     CaptureContext,
@@ -38,7 +39,7 @@ class Memfd(FileType[MemfdRecord]):
         return MemfdRecord(
             file_id=file.file_id,
             flags=file.flags,
-            inode=capture_nameless(ctx, link, file.target, file.stat),
+            inode=capture_nameless(ctx, OURS, link, file.target, file.stat),
             position=file.position,
         )
 

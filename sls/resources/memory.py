@@ -16,9 +16,10 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from sls import proc, syscalls
+from sls import mounts, proc, syscalls
 from sls.errors import RestoreConflictError
 from sls.pace import Pace
+from sls.mount_tree import OURS, MountTree
 from sls.proc import VmaLine
 from sls.remote import Call, In, Remote, call, remote_all
 from sls.resources.base import (
@@ -63,6 +64,9 @@ class FileVersion(Record, frozen=True):
     path: bytes
     size_bytes: int
     mtime_ns: int
+    mounts: bytes = (
+        b""  # the link of the mount namespace that it is a path of; empty for the restorer's
+    )
 
 
 class VmaRecord(Record, frozen=True):
@@ -161,7 +165,7 @@ class Memory(ProcessState[MemoryRecord]):
 
     def can_wait(self, process: CapturedProcess) -> bool:
         is_plain = process.memo.of(_PLAIN, process.maps_text, lambda: False)
-        return is_plain and not _has_locks(process)
+        return is_plain and not _has_locks(process) and not process.tree.link
 
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[MemoryRecord]:
         replies = yield [call("brk", 0)]
@@ -372,8 +376,9 @@ def _backing(
         return VmaKind.ANONYMOUS, None, None
     if is_segment(line):
         return VmaKind.SEGMENT, None, None
-    if name in ctx.versions:
-        return VmaKind.FILE, ctx.versions[name], None
+    tree = _tree(process, _link(process, line))
+    if (tree.link, name) in ctx.versions:
+        return VmaKind.FILE, ctx.versions[tree.link, name], None
     if name.startswith(b"/[aio]"):  # it has no entry in map_files
         raise process.unsupported(
             f"memory at {line.start:#x}",
@@ -381,12 +386,12 @@ def _backing(
         )
     link = _link(process, line)
     status = os.stat(link)
-    is_memory = is_nameless(name, status) or is_posix_memory(name, status)
+    is_memory = is_nameless(tree, name, status) or is_posix_memory(tree, name, status)
     if is_memory or name.startswith((b"/dev/zero (deleted)", b"[anon_shmem:")):
-        return VmaKind.NAMELESS, None, capture_nameless(ctx, link, name, status)
+        return VmaKind.NAMELESS, None, capture_nameless(ctx, tree, link, name, status)
     if not name.startswith(b"/"):
         raise process.unsupported(f"memory at {line.start:#x}", f"{name.decode()} is not supported")
-    return VmaKind.FILE, _version(ctx, name, status), None
+    return VmaKind.FILE, _version(ctx, tree, name, status), None
 
 
 def _executable(
@@ -395,10 +400,11 @@ def _executable(
     link = f"/proc/{process.tid}/exe"
     target = process.settled_link("exe")
     status = process.looks.meanwhile(("status of", link), lambda: os.stat(link))
-    if not is_nameless(target, status):
-        return _version(ctx, target, status), None
+    tree = _tree(process, link)
+    if not is_nameless(tree, target, status):
+        return _version(ctx, tree, target, status), None
     version = FileVersion(path=target, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
-    return version, capture_nameless(ctx, link, target, status)
+    return version, capture_nameless(ctx, tree, link, target, status)
 
 
 def _is_current(
@@ -407,22 +413,37 @@ def _is_current(
     """Whether the mapped file is still what the record of an earlier capture says of it."""
     if record.file is None:
         return True
-    path = record.file.path
-    if path not in ctx.versions:
+    path, key = record.file.path, (record.file.mounts, record.file.path)
+    if key not in ctx.versions:
         try:
             status = os.stat(f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}")
         except FileNotFoundError:
             process.looks.must_be_at_rest(f"the mapping of {path.decode(errors='replace')}")
             raise
-        _version(ctx, path, status)
-    return bool(ctx.versions[path] == record.file)
+        _version(ctx, _tree(process, _link(process, line)), path, status)
+    return bool(ctx.versions.get(key) == record.file)
 
 
-def _version(ctx: CaptureContext, path: bytes, status: os.stat_result) -> FileVersion:
-    found: FileVersion | None = ctx.versions.get(path)
+def _tree(process: CapturedProcess, link: str) -> MountTree:
+    """What the target of `link`, in /proc, is a path of."""
+    if not process.tree.link:
+        return OURS
+    process.looks.must_be_at_rest(f"the mount of {link}")
+    return process.tree if process.tree.holds(mounts.number_of(link)) else OURS
+
+
+def _version(
+    ctx: CaptureContext, tree: MountTree, path: bytes, status: os.stat_result
+) -> FileVersion:
+    found: FileVersion | None = ctx.versions.get((tree.link, path))
     if found is None:
-        found = FileVersion(path=path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
-        ctx.versions[path] = found
+        found = FileVersion(
+            path=path,
+            size_bytes=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            mounts=tree.link,
+        )
+        ctx.versions[tree.link, path] = found
     return found
 
 
@@ -435,7 +456,7 @@ def open_version(ctx: RestoreContext, file: FileVersion, mode: int) -> int:
     def make() -> int:
         try:
             with ctx.as_owner():
-                fd = os.open(file.path, mode | os.O_CLOEXEC)
+                fd = ctx.trees[file.mounts].open(file.path, mode)
         except OSError as error:
             raise RestoreConflictError(
                 f"{file.path.decode(errors='replace')}: {error.strerror}; put the file back and restore again",
@@ -453,7 +474,7 @@ def open_version(ctx: RestoreContext, file: FileVersion, mode: int) -> int:
             )
         return ctx.inheritable(fd)
 
-    return ctx.once((file.path, mode), make)
+    return ctx.once((file.mounts, file.path, mode), make)
 
 
 def _check_huge_pages(record: MemoryRecord) -> None:

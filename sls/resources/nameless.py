@@ -19,6 +19,7 @@ from typing import Final, Self
 
 from sls import proc, syscalls
 from sls.errors import RestoreConflictError
+from sls.mount_tree import MountTree
 from sls.ranges import intersection
 from sls.resources.base import CaptureContext, Content, Record, RestoreContext
 from sls.syscalls import PAGE_BYTES
@@ -46,6 +47,9 @@ class NamelessKind(enum.Enum):
     POSIX = "posix"
 
 
+_WITH_PATH: Final = (NamelessKind.DELETED, NamelessKind.TMPFILE, NamelessKind.POSIX)
+
+
 class Nameless(Record, frozen=True):
     """One inode. `name`: of a memfd its name, of a file the path that it has or had, or the directory of O_TMPFILE."""
 
@@ -58,56 +62,68 @@ class Nameless(Record, frozen=True):
     seals: int = 0
     mtime_ns: int = 0
     page_bytes: int = 0  # of huge pages
+    mounts: bytes = (
+        b""  # the link of the mount namespace that `name` is of; empty for the restorer's
+    )
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
 
 
-def is_nameless(target: bytes, status: os.stat_result) -> bool:
+def is_nameless(tree: MountTree, target: bytes, status: os.stat_result) -> bool:
     """Whether `target`, a link's text in /proc, names nothing: a file may well be called `x (deleted)`."""
     if not target.endswith(_DELETED):
         return False
     try:
-        named = os.stat(target)
+        named = tree.stat(target)
     except OSError:
         return True
     return (named.st_dev, named.st_ino) != (status.st_dev, status.st_ino)
 
 
-def is_posix_memory(target: bytes, status: os.stat_result) -> bool:
+def is_posix_memory(tree: MountTree, target: bytes, status: os.stat_result) -> bool:
     """Whether `target` names shared memory, or a semaphore: a file below /dev/shm, if that is a tmpfs."""
     if not target.startswith(_POSIX) or not stat.S_ISREG(status.st_mode) or os.major(status.st_dev):
         return False
     try:
-        named = os.stat(target)
+        named = tree.stat(target)
     except OSError:
         return False
     return (named.st_dev, named.st_ino) == (status.st_dev, status.st_ino)
 
 
-def other_name(target: bytes, status: os.stat_result) -> bytes | None:
+def other_name(tree: MountTree, target: bytes, status: os.stat_result) -> bytes | None:
     """Another hard link of an inode whose own name `target` is deleted, if its directory holds one."""
     if not status.st_nlink:
         return None
     try:
-        with os.scandir(os.path.dirname(target)) as entries:
+        folder = os.path.dirname(target)
+        with tree.reach(folder) as name, os.scandir(name) as entries:
             return next(
-                (entry.path for entry in entries if entry.inode() == status.st_ino), None
+                (
+                    os.path.join(folder, entry.name)
+                    for entry in entries
+                    if entry.inode() == status.st_ino
+                ),
+                None,
             )  # an inode number is of one filesystem, and so is a directory but for mount points
     except OSError:
         return None
 
 
 def capture_nameless(
-    ctx: CaptureContext, link: str, target: bytes, status: os.stat_result
+    ctx: CaptureContext, tree: MountTree, link: str, target: bytes, status: os.stat_result
 ) -> Nameless:
-    """The inode behind `link` (in /proc/<pid>/fd or map_files), its bytes kept once for all who refer to it."""
+    """The inode behind `link` (in /proc/<pid>/fd or map_files), its bytes kept once for all who refer to it.
+
+    `tree`: what `target`, the link's text, is a path of.
+    """
     size = status.st_size
     identity = ("inode", status.st_dev, status.st_ino)
     content = ctx.keep(identity, size, lambda: InodeBytes(link, size))
     name = target.removesuffix(_DELETED)
     kind, seals = NamelessKind.DELETED, _NO_SEALS
-    if is_posix_memory(target, status):
+    if is_posix_memory(tree, target, status):
         kind, name = NamelessKind.POSIX, target
     elif target.startswith(_MEMFD):
         kind, name = NamelessKind.MEMFD, name.removeprefix(_MEMFD)
@@ -126,6 +142,7 @@ def capture_nameless(
         seals=seals,
         mtime_ns=status.st_mtime_ns,
         page_bytes=huge_page_bytes(target, status),
+        mounts=tree.link if kind in _WITH_PATH else b"",
     )
 
 
@@ -328,9 +345,10 @@ def _make_deleted(ctx: RestoreContext, inode: Nameless) -> int:
     folder = _existing_folder(ctx, inode, os.path.dirname(inode.name))
     name = os.path.basename(inode.name)
     names = [name, *(b".%s.%d" % (name[:200], number) for number in range(_NAME_TRIES))]
-    for path in (os.path.join(folder, one) for one in names):
+    tree = ctx.trees[inode.mounts]
+    for one in (os.path.join(folder, one) for one in names):
         try:
-            with ctx.as_owner():
+            with ctx.as_owner(), tree.beside(one) as path:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 os.unlink(path)
         except FileExistsError:
@@ -341,8 +359,8 @@ def _make_deleted(ctx: RestoreContext, inode: Nameless) -> int:
 
 def _make_posix(ctx: RestoreContext, inode: Nameless) -> int:
     """The one that is there, for others may know it, else a new one."""
-    with ctx.as_owner():
-        return os.open(inode.name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with ctx.as_owner(), ctx.trees[inode.mounts].beside(inode.name) as path:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _is_in_use(ctx: RestoreContext, inode: Nameless, fd: int) -> bool:
@@ -359,13 +377,13 @@ def _is_in_use(ctx: RestoreContext, inode: Nameless, fd: int) -> bool:
 
 def _make_tmpfile(ctx: RestoreContext, inode: Nameless) -> int:
     folder = _existing_folder(ctx, inode, inode.name)
-    with ctx.as_owner():
-        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    with ctx.as_owner(), ctx.trees[inode.mounts].reach(folder) as name:
+        return os.open(name, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
 
 def _existing_folder(ctx: RestoreContext, inode: Nameless, folder: bytes) -> bytes:
     found = folder
-    while not os.path.isdir(found):
+    while not _is_folder(ctx.trees[inode.mounts], found):
         found = os.path.dirname(found)
     if found != folder:
         ctx.note(
@@ -373,6 +391,13 @@ def _existing_folder(ctx: RestoreContext, inode: Nameless, folder: bytes) -> byt
             f"{inode.name.decode(errors='replace')} lives in {found.decode(errors='replace')}: its directory is gone",
         )
     return found
+
+
+def _is_folder(tree: MountTree, path: bytes) -> bool:
+    try:
+        return stat.S_ISDIR(tree.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 _MAKERS: Final = {

@@ -1,6 +1,7 @@
 """Namespaces (namespaces(7)): those of the restorer come back; a process with its own is refused by name.
 
-Each for a reason of its own (`_REASONS`). UTS, IPC, time and network namespaces are kept, each in a module of its own.
+Each for a reason of its own (`_REASONS`). Mount, UTS, IPC, time and network namespaces are kept, each in a module of
+its own.
 
 Not kept: a namespace of its own of any other kind, refused.
 Kernel: Linux 3.8.
@@ -40,7 +41,7 @@ class Namespaces(ProcessState[NamespacesRecord]):
 
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[NamespacesRecord]:
         yield from ()
-        own = _own_links(os.getpid())
+        own = _own_links(os.getpid()) | {"mnt": process.settled_link("ns/mnt")}
         for tid in process.frozen.threads:
             names = (*_REASONS, "time") if tid == process.tid else _OF_THREADS
             links = process.looks.at_leisure(("namespaces", tid), partial(_links, tid, names))
@@ -56,7 +57,7 @@ class Namespaces(ProcessState[NamespacesRecord]):
 _OF_THREADS: Final = ("mnt",)  # what a thread may leave alone
 _LATER: Final = "its children to come would be in it; let the one that unshared it end"
 _REASONS: Final = {
-    "mnt": "its mounts cannot be made again from outside; run it on the machine's mounts",
+    "mnt": "its other threads are in another one, which is not supported",
     "user": "its ids and rights mean something else outside; run it without",
     "pid": "its process numbers are others than those seen here; checkpoint it from within",
     "cgroup": "its view of control groups cannot be made again; run it without",
@@ -85,6 +86,7 @@ def _link(tid: int, name: str) -> bytes:
 
 
 def _compare(process: CapturedProcess, own: dict[str, bytes], theirs: dict[str, bytes]) -> None:
+    """`own`: of the restorer, but for kinds of which a process may have its own."""
     expected = own | {"time_for_children": theirs.get("time", own["time"])}
     for name, link in theirs.items():
         if link != expected[name] and name in _REASONS:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
 from sls import proc, syscalls
+from sls.child import run_apart, told_by_child
 from sls.freeze import FrozenThread
 from sls.remote import Call, Remote, call, remote_all
 from sls.resources.base import (
@@ -23,7 +24,6 @@ from sls.resources.base import (
     ThreadRecord,
     ThreadState,
 )
-from sls.resources.stand_in import run_apart, told_by_child
 
 _NEW_TIME: Final = 0x80
 _FOR_CHILDREN: Final = {_NEW_TIME: "time_for_children"}
@@ -99,6 +99,7 @@ class OwnNamespace(Generic[L]):
         return [call("setns", self.made(ctx, record), self.flag)] if record.link else []
 
     def _make(self, ctx: RestoreContext, record: L) -> int:
+        """The descriptor is the child's as well, and stays when that has ended."""
         place = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         name = _FOR_CHILDREN.get(self.flag, self.name)
 

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from sls import proc, syscalls
 from sls.errors import RestoreConflictError
+from sls.mount_tree import MountTree
 from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, RestoreContext
 from sls.resources.nameless import is_nameless
 
@@ -66,7 +67,7 @@ class Pipe(FileType[PipeRecord]):
             packets=packets,
             is_peer_outside=outside,
             path=file.target.removesuffix(b" (deleted)") if is_fifo else b"",
-            is_deleted=is_fifo and is_nameless(file.target, file.stat),
+            is_deleted=is_fifo and is_nameless(file.tree, file.target, file.stat),
         )
 
     def restore(self, ctx: RestoreContext, record: PipeRecord) -> int:
@@ -74,7 +75,9 @@ class Pipe(FileType[PipeRecord]):
         if record.is_peer_outside and not record.path:
             return _reconnect(ctx, record, mode)
         make = _make_fifo if record.path else _make_pipe
-        ends = ctx.once(("pipe", record.path, record.inode), lambda: make(ctx, record))
+        ends = ctx.once(
+            ("pipe", record.mounts, record.path, record.inode), lambda: make(ctx, record)
+        )
         if record.packets and not _unread_bytes(ends.both):
             _refill(ends.both, record)
         if not record.flags & _O_LARGEFILE:
@@ -154,15 +157,10 @@ def _make_pipe(ctx: RestoreContext, record: PipeRecord) -> _Ends:
 
 def _make_fifo(ctx: RestoreContext, record: PipeRecord) -> _Ends:
     """Reading and writing, it does not wait for a peer (fifo(7))."""
-    path, name = record.path, record.path.decode(errors="replace")
+    name = record.path.decode(errors="replace")
     try:
         with ctx.as_owner():
-            if record.is_deleted:
-                path = b"%s.%d" % (record.path, os.getpid())
-                os.mkfifo(path, 0o600)
-            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            if record.is_deleted:
-                os.unlink(path)
+            fd = _open_fifo(ctx.trees[record.mounts], record)
     except OSError as error:
         raise RestoreConflictError(
             f"{name}: {error.strerror}; put the FIFO back and restore again",
@@ -173,6 +171,17 @@ def _make_fifo(ctx: RestoreContext, record: PipeRecord) -> _Ends:
         raise RestoreConflictError(f"{name} is no FIFO any more; put it back", errno.ESTALE)
     fcntl.fcntl(ctx.opened(fd), fcntl.F_SETPIPE_SZ, record.size_bytes)
     return _Ends(fd, fd, fd)
+
+
+def _open_fifo(tree: MountTree, record: PipeRecord) -> int:
+    flags = os.O_RDWR | os.O_NONBLOCK
+    if not record.is_deleted:
+        return tree.open(record.path, flags)
+    with tree.beside(b"%s.%d" % (record.path, os.getpid())) as path:
+        os.mkfifo(path, 0o600)
+        fd = os.open(path, flags | os.O_CLOEXEC)
+        os.unlink(path)
+    return fd
 
 
 def _refill(fd: int, record: PipeRecord) -> None:

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from sls import proc, syscalls
+from sls.child import run_apart
 from sls.errors import RestoreConflictError
 from sls.resources.base import (
     CaptureContext,
@@ -31,7 +32,6 @@ from sls.resources.base import (
     Record,
     RestoreContext,
 )
-from sls.resources.stand_in import run_apart
 
 _STATUS_BYTES: Final = 80  # FILENT_SIZE of ipc/mqueue.c
 _ATTRIBUTES = struct.Struct("=8q")  # struct mq_attr

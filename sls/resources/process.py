@@ -14,6 +14,7 @@ from typing import Final
 
 from sls import proc
 from sls.errors import RestoreConflictError
+from sls.mount_tree import MountTree
 from sls.remote import Call, In, Out, Remote, call, remote_all
 from sls.resources.base import (
     CaptureContext,
@@ -62,6 +63,7 @@ class ProcessStateRecord(ProcessRecord, frozen=True, tag="process"):
     is_cwd_removed: bool = False
     coredump_filter: int | None = None  # None: of an image or a kernel that does not tell
     autogroup_nice: int = 0
+    mounts: bytes = b""  # the link of the mount namespace that both directories are of; empty for the restorer's
 
 
 class Process(ProcessState[ProcessStateRecord]):
@@ -101,6 +103,7 @@ class Process(ProcessState[ProcessStateRecord]):
             io_flusher=max(0, flusher.value),
             coredump_filter=_coredump_filter(process),
             autogroup_nice=_autogroup_nice(process),
+            mounts=process.tree.link,
         )
 
     def restore(
@@ -112,12 +115,13 @@ class Process(ProcessState[ProcessStateRecord]):
         _set_autogroup_nice(ctx, process.pid, record.autogroup_nice)
         if record.coredump_filter is not None:
             _write(process.pid, "coredump_filter", f"{record.coredump_filter:#x}")
+        tree = ctx.trees[record.mounts]
         with ctx.as_owner():
             if record.root != b"/":
-                _must_exist(record.root)
+                _must_exist(tree, record.root)
             if record.is_cwd_removed:
-                _make_removed(record.cwd)
-            _must_exist(record.cwd)
+                _make_removed(tree, record.cwd)
+            _must_exist(tree, record.cwd)
         entering = [call("chdir", In(record.cwd + b"\0"))]
         if record.root != b"/":
             entering.append(call("chroot", In(record.root + b"\0")))
@@ -130,8 +134,8 @@ class Process(ProcessState[ProcessStateRecord]):
         ]
         yield from remote_all(calls)
         if record.is_cwd_removed:
-            with ctx.as_owner():
-                os.rmdir(record.cwd)
+            with ctx.as_owner(), tree.beside(record.cwd) as path:
+                os.rmdir(path)
 
 
 def _limits(text: bytes) -> tuple[Limit, ...]:
@@ -167,10 +171,11 @@ def _root(process: CapturedProcess) -> bytes:
     return path
 
 
-def _make_removed(path: bytes) -> None:
+def _make_removed(tree: MountTree, path: bytes) -> None:
     """Make a directory that the process enters before it is removed again."""
     try:
-        os.mkdir(path)
+        with tree.beside(path) as name:
+            os.mkdir(name)
     except OSError as error:
         raise RestoreConflictError(
             f"{path.decode(errors='replace')}, a removed working directory, cannot be made: {error.strerror}",
@@ -178,12 +183,13 @@ def _make_removed(path: bytes) -> None:
         ) from error
 
 
-def _must_exist(path: bytes) -> None:
+def _must_exist(tree: MountTree, path: bytes) -> None:
     """A directory that whoever it is for may enter."""
     code = errno.ENOTDIR
     try:
-        if stat.S_ISDIR(os.stat(path + b"/.").st_mode):  # the dot: it can be searched
-            return
+        with tree.reach(path) as name:
+            if stat.S_ISDIR(os.stat(name + b"/.").st_mode):  # the dot: it can be searched
+                return
     except OSError as error:
         code = error.errno or code
     raise RestoreConflictError(

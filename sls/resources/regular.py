@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import stat
-from contextlib import nullcontext
 from typing import Final
 
 from sls.errors import RestoreConflictError
@@ -59,18 +58,20 @@ class Regular(FileType[RegularRecord]):
 
     def can_wait(self, file: OpenFile) -> bool:
         is_like_queue = file.stat.st_size == _QUEUE_BYTES  # tells only a descriptor of ours
-        return not is_like_queue and not is_nameless(file.target, file.stat)
+        return not is_like_queue and not is_nameless(file.tree, file.target, file.stat)
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> RegularRecord:
         path, inode = file.target, None
-        if is_nameless(path, file.stat):
-            found = other_name(path, file.stat)
+        if is_nameless(file.tree, path, file.stat):
+            found = other_name(file.tree, path, file.stat)
             if found is None:
                 inode = _capture_deleted(ctx, file)
             else:
                 path = found
-        elif is_posix_memory(path, file.stat):
-            inode = capture_nameless(ctx, f"/proc/{file.pid}/fd/{file.fd}", path, file.stat)
+        elif is_posix_memory(file.tree, path, file.stat):
+            inode = capture_nameless(
+                ctx, file.tree, f"/proc/{file.pid}/fd/{file.fd}", path, file.stat
+            )
         else:
             _refuse_unreachable(file)
         is_file = stat.S_ISREG(file.stat.st_mode)
@@ -85,18 +86,18 @@ class Regular(FileType[RegularRecord]):
         )
 
     def restore(self, ctx: RestoreContext, record: RegularRecord) -> int:
-        path: bytes | str = record.path
         flags = record.flags
         if record.inode is not None and flags & _TMPFILE_FLAGS == _TMPFILE_FLAGS:
             fd = tmpfile_original(ctx, record.inode)
             os.lseek(fd, record.position, os.SEEK_SET)
             return fd
-        if record.inode is not None:
-            path = f"/proc/self/fd/{nameless_descriptor(ctx, record.inode, os.O_RDONLY)}"
-            flags &= _REOPEN_FLAGS
         try:
-            with nullcontext() if record.inode is not None else ctx.as_owner():
-                fd = os.open(path, flags | os.O_CLOEXEC)
+            if record.inode is not None:
+                made = nameless_descriptor(ctx, record.inode, os.O_RDONLY)
+                fd = os.open(f"/proc/self/fd/{made}", flags & _REOPEN_FLAGS | os.O_CLOEXEC)
+            else:
+                with ctx.as_owner():
+                    fd = ctx.trees[record.mounts].open(record.path, flags)
         except OSError as error:
             raise RestoreConflictError(
                 f"{record.path.decode(errors='replace')}: {error.strerror}; put it back and restore again",
@@ -133,7 +134,8 @@ class ProcFile(Regular):
 def _refuse_unreachable(file: OpenFile) -> None:
     """The path must lead to the file: it does not below a mount that hides it."""
     try:
-        found = os.lstat(file.target) if stat.S_ISLNK(file.stat.st_mode) else os.stat(file.target)
+        with file.tree.reach(file.target, follow=not stat.S_ISLNK(file.stat.st_mode)) as path:
+            found = os.lstat(path) if path == file.target else os.stat(path)
         is_same = (found.st_dev, found.st_ino) == (file.stat.st_dev, file.stat.st_ino)
     except OSError:
         is_same = False
@@ -156,7 +158,7 @@ def _capture_deleted(ctx: CaptureContext, file: OpenFile) -> Nameless:
                     f"{name}: a deleted file of {file.stat.st_size} bytes, and its filesystem does not tell which of "
                     "them are holes; close it before the checkpoint"
                 )
-    return capture_nameless(ctx, link, file.target, file.stat)
+    return capture_nameless(ctx, file.tree, link, file.target, file.stat)
 
 
 def _check_size(record: RegularRecord, fd: int) -> None:

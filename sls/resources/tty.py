@@ -103,6 +103,7 @@ class PtyMaster(FileType[PtyMasterRecord]):
     def capture(self, ctx: CaptureContext, file: OpenFile) -> PtyMasterRecord:
         fd = file.descriptor
         index = int(file.info["tty-index"])
+        _refuse_another_devpts(file, fd)
         slave = os.stat(f"/dev/pts/{index}")
         return PtyMasterRecord(
             file_id=file.file_id,
@@ -154,6 +155,7 @@ class Tty(FileType[TtyRecord]):
     def capture(self, ctx: CaptureContext, file: OpenFile) -> TtyRecord:
         if discipline := _read_int(file.descriptor, _TIOCGETD):
             raise file.unsupported(f"a terminal with line discipline {discipline} is not supported")
+        _refuse_another_devpts(file, -1)
         device = _device(file)
         terminal = find_terminal(ctx, device, file.target)
         return TtyRecord(
@@ -181,6 +183,22 @@ class Tty(FileType[TtyRecord]):
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
+
+
+def _refuse_another_devpts(file: OpenFile, master: int) -> None:
+    """A mount namespace may have one of its own, whose terminals have the numbers of others here (devpts(5))."""
+    if not file.process.tree.link:
+        return
+    slave = (
+        open_slave(master, os.O_RDWR | os.O_NONBLOCK) if master >= 0 else os.dup(file.descriptor)
+    )
+    try:
+        found = os.fstat(slave)
+    finally:
+        os.close(slave)
+    is_pty = os.major(found.st_rdev) in _SLAVE_MAJORS
+    if is_pty and found.st_dev != os.stat("/dev/pts").st_dev:
+        raise file.unsupported("a terminal of another devpts than ours is not supported")
 
 
 def _read_int(fd: int, request: int) -> int:

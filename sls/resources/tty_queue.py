@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
+from sls.child import run_apart
 from sls.resources.base import Record
-from sls.resources.stand_in import run_apart
 
 TCGETS2: Final = 0x802C542A  # asm-generic/ioctls.h
 TCSETS2: Final = 0x402C542B

@@ -29,6 +29,7 @@ PROGRAMS: Final[dict[str, Sequence[str]]] = {
     "locks": ("file_lock.c", "locks"),
     "more-settings": ("more_settings.c",),
     "message-queue": ("message_queue.c", "named"),
+    "mount-namespace": ("mount_namespace.py", "tmpfs"),
     "multicast": ("multicast.py", "4", "any"),
     "net-namespace": ("net_namespace.py", "kept"),
     "numa": ("numa.c", "bind"),

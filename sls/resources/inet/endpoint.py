@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
+from sls.child import told_by_child
 from sls.resources.base import OpenFile, Record
 from sls.resources.inet.repair import (
     RECEIVE_QUEUE,
@@ -26,7 +27,6 @@ from sls.resources.inet.repair import (
 )
 from sls.resources.socket_options import socket_view
 from sls.resources.socket_queue import readable_bytes
-from sls.resources.stand_in import told_by_child
 from sls.sock_diag import TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK
 
 Address = tuple[str, int] | tuple[str, int, int, int]

@@ -11,10 +11,11 @@ import stat
 from typing import Final
 
 from sls import proc, syscalls
+from sls.child import run_apart
 from sls.errors import RestoreConflictError
+from sls.mount_tree import MountTree
 from sls.resources.base import OpenFile, Record, RestoreContext
 from sls.resources.socket_options import strerror
-from sls.resources.stand_in import run_apart
 from sls.sock_diag import UnixState
 
 _CLONE_NEWNS: Final = 0x20000
@@ -36,6 +37,9 @@ class UnixName(Record, frozen=True):
     raw: bytes = b""
     directory: bytes = b"/"
     node: UnixNode | None = None
+    mounts: bytes = (
+        b""  # the link of the mount namespace that paths are of; empty for the restorer's
+    )
 
     def describe(self) -> str:
         """As ss(8) shows it."""
@@ -59,13 +63,15 @@ def capture_name(file: OpenFile, state: UnixState) -> UnixName:
     directory = proc.link(file.pid, "cwd")
     root = proc.link(file.pid, "root").rstrip(b"/")
     path = root + raw if raw.startswith(b"/") else os.path.join(directory, raw)
-    return UnixName(raw=raw, directory=directory, node=_node(path, state))
+    tree = file.process.tree
+    return UnixName(raw=raw, directory=directory, node=_node(tree, path, state), mounts=tree.link)
 
 
-def _node(path: bytes, state: UnixState) -> UnixNode | None:
+def _node(tree: MountTree, path: bytes, state: UnixState) -> UnixNode | None:
     """The node at `path` if it is this socket's: unlinked or replaced ones are not."""
     try:
-        found = os.lstat(path)
+        with tree.beside(path) as name:
+            found = os.lstat(name)
     except OSError:
         return None
     if state.node is None or not stat.S_ISSOCK(found.st_mode):
@@ -104,21 +110,25 @@ def bind(ctx: RestoreContext, view: socket.socket, name: UnixName) -> bytes:
 def _bind_with_node(
     ctx: RestoreContext, view: socket.socket, name: UnixName, node: UnixNode
 ) -> bytes:
-    _unlink_stale(node.path, view.type)
-    if name.raw == node.path:
+    tree = ctx.trees[name.mounts]
+    with tree.beside(node.path) as path:
+        _unlink_stale(path, view.type)
+    if name.raw == node.path and not tree.link:
         view.bind(name.raw)
     else:
         root = node.path.removesuffix(name.raw) if name.raw.startswith(b"/") else b""
-        run_apart(lambda: _bind_from(view, root, name))
-    os.chmod(node.path, node.mode)
-    os.chown(node.path, node.uid, node.gid)
-    return _handle(ctx, node.path)
+        run_apart(lambda: _bind_from(tree, view, root, name))
+    with tree.beside(node.path) as path:
+        os.chmod(path, node.mode)
+        os.chown(path, node.uid, node.gid)
+        return _handle(ctx, path)
 
 
-def _bind_from(view: socket.socket, root: bytes, name: UnixName) -> None:
-    if root:
-        os.chroot(root)
-    else:
+def _bind_from(tree: MountTree, view: socket.socket, root: bytes, name: UnixName) -> None:
+    if root or tree.link:
+        with tree.reach(root or b"/") as path:
+            os.chroot(path)
+    if not root:
         os.chdir(name.directory)
     view.bind(name.raw)
 
@@ -147,6 +157,8 @@ def _handle(ctx: RestoreContext, path: bytes) -> bytes:
 
 def bind_without_node(ctx: RestoreContext, view: socket.socket, name: UnixName) -> bytes:
     """Give the socket a pathname that no directory shows; returns an address that leads to it from here."""
+    if name.mounts:
+        raise OSError(errno.ENOTSUP, "its name is unlinked, in a mount namespace of its own")
     place = ctx.opened(os.open("/", os.O_PATH | os.O_CLOEXEC))
     run_apart(lambda: _bind_hidden(view, name, place))
     return b"/proc/self/fd/%d" % place

@@ -1,13 +1,12 @@
 """Calls whose caller the kernel remembers, made by a child of that number and those ids."""
 
-import errno
 import os
 import socket
 import struct
 
 import pytest
 
-from sls.resources.stand_in import Identity, own_identity, run_apart, run_as
+from sls.resources.stand_in import Identity, own_identity, run_as
 
 pytestmark = pytest.mark.root
 
@@ -41,11 +40,3 @@ def test_own_identity_needs_no_child() -> None:
     seen = []
     assert run_as(own_identity(), lambda: seen.append(os.getpid()))
     assert seen == [os.getpid()]
-
-
-def test_failure_keeps_its_errno() -> None:
-    with pytest.raises(NotADirectoryError):
-        run_apart(lambda: os.chdir("/dev/null"))
-    with pytest.raises(OSError, match=os.strerror(errno.EFAULT)):
-        run_apart(lambda: int("x"))
-    assert os.getcwd() != "/dev/null"

@@ -1,0 +1,152 @@
+"""Copies of mounts, attached nowhere, by where they are in a namespace; also of those that others hide.
+
+For a child of the tracer: to get at what is hidden, it leaves its namespace for a copy, which it takes apart.
+Knows no resource.
+"""
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from sls import mounts, proc
+from sls.proc import MountLine
+
+Steps = tuple[bytes, ...]
+"""Mount points from the root of the namespace, each below the one before."""
+
+_HERE: Final = -100
+_COVERED: Final = (errno.EXDEV,)  # something is mounted on the way
+
+
+class Wanted(NamedTuple):
+    """A mount by its steps, and what of it, below its root; empty: all."""
+
+    steps: Steps
+    below: bytes = b""
+
+
+def steps_of(lines: Sequence[MountLine]) -> dict[int, Steps]:
+    """The steps to each mount, by its number. A mount is on one place of another one."""
+    by_number = {one.number: one for one in lines}
+    known: dict[int, Steps] = {}
+
+    def find(line: MountLine) -> Steps:
+        if line.number not in known:
+            parent = by_number.get(line.parent)
+            known[line.number] = (
+                () if parent is None else (*find(parent), point_within(line, parent))
+            )
+        return known[line.number]
+
+    for line in lines:
+        find(line)
+    return known
+
+
+def point_within(line: MountLine, parent: MountLine) -> bytes:
+    """Where a mount is on its parent, below that one's root."""
+    return line.point[len(parent.point.rstrip(b"/")) :].lstrip(b"/")
+
+
+class Processes:
+    """This process's mountinfo, by a descriptor of our /proc: wherever it goes, there may be another one or none."""
+
+    def __init__(self) -> None:
+        self._folder = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+
+    def lines(self) -> list[MountLine]:
+        """What is mounted where we are."""
+        fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+        with open(fd, "rb") as file:
+            return proc.parse_mountinfo(file.read())
+
+    def close(self) -> None:
+        os.close(self._folder)
+
+
+def copies(processes: Processes, wanted: Sequence[Wanted]) -> list[int]:
+    """A descriptor for each. OSError (ENOENT) when there is no such mount, or nothing of that name in it."""
+    made: dict[int, int] = {}  # position in `wanted` → descriptor
+    try:
+        _copy_visible(processes.lines(), wanted, made)
+        if len(made) < len(wanted):
+            mounts.leave_alone()
+            _Apart(processes.lines(), wanted, made).visit_all()
+        if len(made) < len(wanted):
+            raise FileNotFoundError(errno.ENOENT, "no such mount")
+        return [made[number] for number in range(len(wanted))]
+    except BaseException:
+        for fd in made.values():
+            os.close(fd)
+        raise
+
+
+def reach(lines: Sequence[MountLine], steps: Steps) -> int | None:
+    """A descriptor of the root of that mount, where a path leads to it."""
+    number = next((one for one, found in steps_of(lines).items() if found == steps), None)
+    line = next((one for one in lines if one.number == number), None)
+    if line is None:
+        return None
+    try:
+        fd = os.open(line.point, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None  # what is mounted above has no such name
+    if mounts.number_behind(fd) == line.number:
+        return fd
+    os.close(fd)
+    return None
+
+
+def _copy_visible(
+    lines: Sequence[MountLine], wanted: Sequence[Wanted], made: dict[int, int]
+) -> None:
+    for number, one in enumerate(wanted):
+        if (fd := reach(lines, one.steps)) is None:
+            continue
+        try:
+            made[number] = _copy_within(fd, one.below)
+        except OSError as error:
+            if error.errno not in _COVERED:
+                raise
+        finally:
+            os.close(fd)
+
+
+def _copy_within(root: int, below: bytes) -> int:
+    if not below:
+        return mounts.copy_of(root)
+    place = mounts.open_within(root, below)
+    try:
+        return mounts.copy_of(place)
+    finally:
+        os.close(place)
+
+
+class _Apart:
+    """Unmounts what is here, those on top first, and copies on the way."""
+
+    def __init__(
+        self, lines: Sequence[MountLine], wanted: Sequence[Wanted], made: dict[int, int]
+    ) -> None:
+        self._steps = steps_of(lines)
+        self._wanted = wanted
+        self._made = made
+        numbers = {one.number for one in lines}
+        self._root = next(one for one in lines if one.parent not in numbers)
+        self._children: dict[int, list[MountLine]] = {}
+        for line in lines:
+            self._children.setdefault(line.parent, []).append(line)
+
+    def visit_all(self) -> None:
+        self._visit(self._root)
+
+    def _visit(self, line: MountLine) -> None:
+        # what is mounted on a directory hides what was mounted below that before
+        for child in sorted(self._children.get(line.number, ()), key=lambda one: len(one.point)):
+            self._visit(child)
+            mounts.detach(child.point)
+        for number, one in enumerate(self._wanted):
+            if number not in self._made and one.steps == self._steps[line.number]:
+                path = os.path.join(line.point, one.below) if one.below else line.point
+                self._made[number] = mounts.copy_of(_HERE, path)

@@ -1,0 +1,98 @@
+"""Paths as another mount namespace has them (mount_namespaces(7)), used from here.
+
+A path is resolved below the root directory of that namespace (openat2(2), RESOLVE_IN_ROOT): no link leads out of it.
+Knows no resource. Kernel: Linux 5.8.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from sls import mounts, proc
+from sls.child import told_by_child
+from sls.proc import MountLine
+
+
+class MountTree:
+    """The paths of one namespace; those of our own where there is no `root`, a descriptor that the caller closes.
+
+    `link`: tells equal namespaces; empty for ours. `lines`: what is mounted there.
+    """
+
+    def __init__(
+        self, link: bytes = b"", root: int = -1, lines: tuple[MountLine, ...] = ()
+    ) -> None:
+        self.link = link
+        self.root = root
+        self.lines = lines
+        self._numbers = {one.number for one in lines}
+
+    def holds(self, mount: int) -> bool:
+        """Whether a mount, by its number, is attached in this namespace."""
+        return mount in self._numbers
+
+    @contextmanager
+    def reach(self, path: bytes, *, follow: bool = True) -> Iterator[bytes]:
+        """A name for our own calls of what `path` is there. OSError when it is nothing."""
+        if not self.link:
+            yield path
+            return
+        flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
+        fd = mounts.open_in(self.root, path, flags, mounts.IN_ROOT)
+        try:
+            yield b"/proc/self/fd/%d" % fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def beside(self, path: bytes) -> Iterator[bytes]:
+        """A name for calls that make or remove what `path` is, and do not follow it."""
+        if not self.link:
+            yield path
+            return
+        with self.reach(os.path.dirname(path)) as folder:
+            yield os.path.join(folder, os.path.basename(path))
+
+    def stat(self, path: bytes) -> os.stat_result:
+        """stat(2)."""
+        with self.reach(path) as name:
+            return os.stat(name)
+
+    def open(self, path: bytes, flags: int) -> int:
+        """open(2) of what is there, close-on-exec."""
+        if not self.link:
+            return os.open(path, flags | os.O_CLOEXEC)
+        with self.reach(path, follow=not flags & os.O_NOFOLLOW) as name:
+            return os.open(name, flags & ~os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+OURS = MountTree()
+
+
+class _Entered(NamedTuple):
+    root: int
+    text: bytes
+
+
+def enter(tid: int) -> MountTree:
+    """The namespace that a thread is in, where it is not ours."""
+    link = proc.link(tid, "ns/mnt")
+    if link == proc.link(os.getpid(), "ns/mnt"):
+        return OURS
+    fd = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        entered = told_by_child(lambda: _look(fd), _Entered)
+    finally:
+        os.close(fd)
+    return MountTree(link, entered.root, tuple(proc.parse_mountinfo(entered.text)))
+
+
+def _look(namespace: int) -> _Entered:
+    """In a child: its root is that of the namespace from then on. The /proc in there may be of other processes."""
+    ours = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+    mounts.enter(namespace)
+    with open(os.open("self/mountinfo", os.O_RDONLY, dir_fd=ours), "rb") as file:
+        text = file.read()
+    os.close(ours)
+    return _Entered(os.open("/", os.O_PATH | os.O_CLOEXEC), text)

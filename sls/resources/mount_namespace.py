@@ -1,0 +1,447 @@
+"""Mount namespaces (mount_namespaces(7)): what is mounted where, how, and what of it propagates.
+
+A namespace that is the restorer's stays that; any other is made anew, once for all processes that were in it. What is
+mounted for the restorer as well comes from there, like a bind mount; a tmpfs that is nowhere else comes back with all
+that is in it (`tmpfs`). So paths mean the same inside as before; here they are looked up by `sls.mount_tree`.
+
+Not kept: other filesystems that are mounted only in there, ids that are mapped: refused; some propagation, told.
+Kernel: Linux 5.12 (5.15 for propagation).
+"""
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+from sls import mounts, proc
+from sls.child import told_by_child
+from sls.errors import RestoreConflictError, UnsupportedResourceError
+from sls.mount_copies import Processes, Steps, Wanted, copies, point_within, reach, steps_of
+from sls.mount_tree import MountTree
+from sls.proc import MountLine
+from sls.remote import Remote
+from sls.resources.base import CaptureContext, CapturedProcess, Record, RestoreContext
+from sls.resources.own_namespace import ProcessNamespace, ProcessNamespaceRecord
+from sls.resources.tmpfs import Part, TmpfsTree, capture_tmpfs, fill_tmpfs
+
+_HERE: Final = -100
+_DELETED: Final = b"//deleted"
+_ATTRIBUTES: Final = {
+    b"ro": mounts.READ_ONLY, b"nosuid": mounts.NO_SUID, b"nodev": mounts.NO_DEV, b"noexec": mounts.NO_EXEC,
+    b"noatime": mounts.NO_ATIME, b"nodiratime": mounts.NO_DIR_ATIME, b"nosymfollow": mounts.NO_SYMLINKS,
+}  # fmt: skip
+_OTHER_SETTINGS: Final = (b"rw", b"ro", b"seclabel")
+_REMADE: Final = (b"tmpfs", b"proc", b"devpts")
+
+
+class Place(Record, frozen=True):
+    """A mount of the restorer's: the mount points to it from the root, each below the one before.
+
+    `root`: what of the filesystem it shows.
+    """
+
+    steps: Steps
+    root: bytes
+
+
+class Filesystem(Record, frozen=True):
+    """What is mounted. `place`: where the restorer has it too; else it is made with `settings`, and filled (`tree`)."""
+
+    kind: bytes
+    source: bytes
+    settings: tuple[bytes, ...] = ()
+    place: Place | None = None
+    tree: TmpfsTree | None = None
+    is_read_only: bool = False
+
+
+class Mount(Record, frozen=True):
+    """One mount. `parent`: its position among all, -1 of the first; `point`: where on that, below its root.
+
+    `root`: what of the filesystem is shown. `attributes`: as of mount_setattr(2). `shared`, `master`: peer groups by
+    numbers that mean nothing but which are equal; 0 for none.
+    """
+
+    parent: int
+    point: bytes
+    root: bytes
+    attributes: int
+    filesystem: int
+    shared: int = 0
+    master: int = 0
+    is_unbindable: bool = False
+
+
+class Group(Record, frozen=True):
+    """A peer group that a mount of the restorer's is in."""
+
+    number: int
+    steps: Steps
+
+
+class MountNamespaceRecord(ProcessNamespaceRecord, frozen=True, tag="mount-namespace"):
+    """Parents before children, and what lies deeper first. Only the first record of a namespace says what is in it."""
+
+    filesystems: tuple[Filesystem, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    groups: tuple[Group, ...] = ()
+
+
+class MountNamespace(ProcessNamespace[MountNamespaceRecord]):
+    """What paths lead to."""
+
+    name, flag = "mnt", mounts.NEW_NS
+    record = MountNamespaceRecord
+
+    def can_wait(self, process: CapturedProcess) -> bool:
+        return not process.tree.link
+
+    def capture(
+        self, ctx: CaptureContext, process: CapturedProcess
+    ) -> Remote[MountNamespaceRecord]:
+        yield from ()
+        link = process.tree.link
+        if not link:
+            return MountNamespaceRecord()
+        for name in ("cwd", "root"):
+            if not process.tree.holds(mounts.number_of(f"/proc/{process.tid}/{name}")):
+                raise process.unsupported(name, "it is of another mount namespace; chdir(2) first")
+        if not ctx.is_first_sight(("mount namespace", link)):
+            return MountNamespaceRecord(link=link)
+        return _Capture(ctx, process).record()
+
+    def _make(self, ctx: RestoreContext, record: MountNamespaceRecord) -> int:
+        bases = [_base(ctx, one) for one in record.filesystems]
+        built = told_by_child(lambda: _Build(record, bases).run(), _Built)
+        if built.words:
+            raise RestoreConflictError(
+                f"a mount namespace cannot be made again: {built.words}; see to it and restore again",
+                built.errno,
+            )
+        ctx.trees[record.link] = MountTree(record.link, ctx.opened(built.root))
+        for words in built.notes:
+            ctx.note("namespaces", words)
+        return ctx.inheritable(ctx.opened(built.namespace))
+
+
+# --- capture --------------------------------------------------------------------------------------------------------
+
+
+class _Capture:
+    """One namespace looked at through one process in it."""
+
+    def __init__(self, ctx: CaptureContext, process: CapturedProcess) -> None:
+        self._ctx = ctx
+        self._process = process
+        self._lines = _sorted(process.tree.lines)
+        self._ours = proc.parse_mountinfo(proc.read(os.getpid(), "mountinfo"))
+        self._our_steps = steps_of(self._ours)
+
+    def record(self) -> MountNamespaceRecord:
+        places = {one.device: self._place(one) for one in self._lines}
+        own = [device for device, place in places.items() if place is None]
+        trees = self._trees(own)
+        devices = list(places)
+        filesystems = [
+            self._filesystem(device, places[device], trees.get(device)) for device in devices
+        ]
+        numbers = [one.number for one in self._lines]
+        return MountNamespaceRecord(
+            link=self._process.tree.link,
+            filesystems=tuple(filesystems),
+            mounts=tuple(
+                self._mount(line, numbers, devices.index(line.device)) for line in self._lines
+            ),
+            groups=tuple(self._groups()),
+        )
+
+    def _refusal(self, line: MountLine, why: str) -> UnsupportedResourceError:
+        point = line.point.decode(errors="replace")
+        kind = line.kind.decode(errors="replace")
+        return self._process.unsupported(
+            "namespaces", f"a mount namespace of its own, in which {kind} on {point} {why}"
+        )
+
+    def _mount(self, line: MountLine, numbers: Sequence[int], filesystem: int) -> Mount:
+        if b"idmapped" in line.options:
+            raise self._refusal(line, "maps ids, which cannot be read back; mount it without")
+        is_root = line.parent not in numbers
+        parent = None if is_root else self._lines[numbers.index(line.parent)]
+        attributes = sum(bit for name, bit in _ATTRIBUTES.items() if name in line.options)
+        if not line.options & {b"noatime", b"relatime"}:
+            attributes |= mounts.STRICT_ATIME
+        return Mount(
+            parent=-1 if parent is None else numbers.index(parent.number),
+            point=b"" if parent is None else point_within(line, parent),
+            root=line.root,
+            attributes=attributes,
+            filesystem=filesystem,
+            shared=line.shared,
+            master=line.master,
+            is_unbindable=line.is_unbindable,
+        )
+
+    # --- filesystems ---
+
+    def _place(self, line: MountLine) -> Place | None:
+        """A mount of ours that shows all that those of the namespace show of a filesystem."""
+        roots = {one.root for one in self._lines if one.device == line.device}
+        found = [
+            one
+            for one in self._ours
+            if one.device == line.device and all(_is_below(root, one.root) for root in roots)
+        ]
+        if not found:
+            return None
+        best = next((one for one in found if one.point == line.point), found[0])
+        return Place(steps=self._our_steps[best.number], root=best.root)
+
+    def _filesystem(self, device: int, place: Place | None, tree: TmpfsTree | None) -> Filesystem:
+        line = next(one for one in self._lines if one.device == device)
+        if any(one.root.endswith(_DELETED) for one in self._lines if one.device == device):
+            raise self._refusal(line, "shows a directory that is removed; unmount it there")
+        if place is None and line.kind not in _REMADE:
+            raise self._refusal(
+                line,
+                "is mounted nowhere outside and cannot be made again; mount it outside as well, or unmount it there",
+            )
+        settings = [one for one in line.settings.split(b",") if one not in _OTHER_SETTINGS]
+        return Filesystem(
+            kind=line.kind,
+            source=line.source,
+            settings=tuple(settings) if place is None else (),
+            place=place,
+            tree=tree,
+            is_read_only=place is None and b"ro" in line.settings.split(b","),
+        )
+
+    def _trees(self, own: Sequence[int]) -> dict[int, TmpfsTree]:
+        """Contents of each tmpfs that is ours nowhere. Also sees that each proc is of our processes."""
+        tops = {device: _tops(self._lines, device) for device in own}
+        mine = [one for device in own for one in tops[device] if one.kind in (b"tmpfs", b"proc")]
+        if not mine:
+            return {}
+        steps = steps_of(self._lines)
+        wanted = [Wanted(steps[one.number]) for one in mine]
+        look = partial(_copies_inside, self._process.tid, wanted)
+        descriptors = told_by_child(look, list[int])
+        parts: dict[int, list[Part]] = {}
+        for line, fd in zip(mine, descriptors, strict=True):
+            self._ctx.at_end(partial(os.close, fd))
+            if line.kind == b"proc" and not _is_of_our_processes(fd):
+                raise self._refusal(line, "is of other processes than ours; run it without")
+            if line.kind == b"tmpfs":
+                parts.setdefault(line.device, []).append(Part(fd, line.root.lstrip(b"/")))
+        return {device: capture_tmpfs(self._ctx, device, found) for device, found in parts.items()}
+
+    def _groups(self) -> Iterator[Group]:
+        wanted = {number for one in self._lines for number in (one.shared, one.master) if number}
+        for line in self._ours:
+            if line.shared in wanted:
+                wanted.remove(line.shared)
+                yield Group(number=line.shared, steps=self._our_steps[line.number])
+
+
+def _sorted(lines: Sequence[MountLine]) -> list[MountLine]:
+    """Parents before children; of those on one mount the deeper first, so that none hides another's place."""
+    numbers = {one.number for one in lines}
+    level = [one for one in lines if one.parent not in numbers]
+    found: list[MountLine] = []
+    while level:
+        found += level
+        above = {one.number for one in level}
+        level = sorted(
+            (one for one in lines if one.parent in above), key=lambda one: -len(one.point)
+        )
+    return found
+
+
+def _is_below(path: bytes, folder: bytes) -> bool:
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def _tops(lines: Sequence[MountLine], device: int) -> list[MountLine]:
+    """Mounts that together show all that is seen of a filesystem, none of them twice."""
+    found: list[MountLine] = []
+    for line in sorted(lines, key=lambda one: len(one.root)):
+        if line.device == device and not any(_is_below(line.root, one.root) for one in found):
+            found.append(line)
+    return found
+
+
+def _copies_inside(tid: int, wanted: Sequence[Wanted]) -> list[int]:
+    """In a child: copies that are looked at without a trace."""
+    processes = Processes()
+    namespace = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        mounts.enter(namespace)
+        made = copies(processes, wanted)
+        for fd in made:
+            mounts.set_attributes(fd, mounts.READ_ONLY | mounts.NO_ATIME)
+        return made
+    finally:
+        os.close(namespace)
+        processes.close()
+
+
+def _is_of_our_processes(fd: int) -> bool:
+    """Whether we are in the /proc whose root `fd` is, under our number."""
+    try:
+        return os.readlink("self", dir_fd=fd) == str(os.getpid())
+    except OSError:
+        return False
+
+
+# --- restore --------------------------------------------------------------------------------------------------------
+
+
+def _base(ctx: RestoreContext, filesystem: Filesystem) -> int:
+    """A descriptor of a new filesystem, filled; -1 for one that is mounted already."""
+    if filesystem.place is not None:
+        return -1
+    name = filesystem.kind.decode(errors="replace")
+    try:
+        base = ctx.opened(mounts.fresh(filesystem.kind, filesystem.source, filesystem.settings))
+        if filesystem.tree is not None:
+            fill_tmpfs(ctx, base, filesystem.tree)
+        if filesystem.is_read_only:
+            ctx.at_last(lambda: mounts.make_filesystem_read_only(base))
+    except OSError as error:
+        raise RestoreConflictError(
+            f"{name} of a mount namespace cannot be made again: {error.strerror}; see to it and restore again",
+            error.errno or errno.EIO,
+        ) from error
+    return base
+
+
+class _Built(NamedTuple):
+    words: str
+    errno: int
+    root: int
+    namespace: int
+    notes: list[str]
+
+
+class _Build:
+    """In a child, whose namespace becomes the new one. `bases`: of the filesystems that are new."""
+
+    def __init__(self, record: MountNamespaceRecord, bases: Sequence[int]) -> None:
+        self._record = record
+        self._bases = bases
+        self._notes: list[str] = []
+        self._what = ""
+
+    def run(self) -> _Built:
+        namespaces = os.open("/proc/self/ns", os.O_PATH | os.O_CLOEXEC)
+        processes = Processes()
+        made: list[int] = []
+        groups: dict[int, int] = {}
+        try:
+            groups.update(self._groups_outside(processes))
+            mounts.leave_alone()
+            made += self._made(processes)
+            self._join(made)
+            self._propagate(made, groups)
+            namespace = os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=namespaces)
+            root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+            return _Built("", 0, root, namespace, self._notes)
+        except OSError as error:
+            words = f"{self._what}: {os.strerror(error.errno or errno.EIO)}"
+            return _Built(words, error.errno or errno.EIO, -1, -1, [])
+        finally:
+            processes.close()
+            for fd in (namespaces, *made, *groups.values()):
+                os.close(fd)
+
+    def _groups_outside(self, processes: Processes) -> Iterator[tuple[int, int]]:
+        lines = processes.lines()
+        for group in self._record.groups:
+            if (fd := reach(lines, group.steps)) is not None:
+                yield group.number, fd
+
+    def _made(self, processes: Processes) -> list[int]:
+        """A descriptor of each mount, attached nowhere."""
+        found: dict[int, int] = {}
+        wanted: dict[int, Wanted] = {}
+        for number, mount in enumerate(self._record.mounts):
+            place = self._record.filesystems[mount.filesystem].place
+            if place is not None:
+                below = mount.root[len(place.root.rstrip(b"/")) :].lstrip(b"/")
+                wanted[number] = Wanted(place.steps, below)
+        self._what = "what is mounted for us"
+        found.update(zip(wanted, copies(processes, list(wanted.values())), strict=True))
+        for filesystem, base in enumerate(self._bases):
+            if base >= 0:
+                found.update(self._copies_of(filesystem, base))
+        return [found[number] for number in range(len(self._record.mounts))]
+
+    def _copies_of(self, filesystem: int, base: int) -> Iterator[tuple[int, int]]:
+        """Before Linux 6.15 only what is attached somewhere is copied."""
+        mounts.attach(base, _HERE, b"/")
+        for number, mount in enumerate(self._record.mounts):
+            if mount.filesystem == filesystem:
+                self._what = mount.point.decode(errors="replace")
+                yield number, mounts.copy_of(base, mount.root.lstrip(b"/"))
+        mounts.detach(b"/")
+
+    def _join(self, made: Sequence[int]) -> None:
+        for fd, mount in zip(made, self._record.mounts, strict=True):
+            self._what = f"the mount on {mount.point.decode(errors='replace') or '/'}"
+            mounts.set_propagation(fd, mounts.PRIVATE)
+            mounts.set_attributes(fd, mount.attributes)
+            if mount.parent < 0:
+                mounts.attach(fd, _HERE, b"/")
+                mounts.make_root(fd)
+            elif mount.point:
+                place = mounts.open_within(made[mount.parent], mount.point)
+                try:
+                    mounts.attach(fd, place)
+                finally:
+                    os.close(place)
+            else:
+                mounts.attach(fd, made[mount.parent])
+
+    # --- propagation ---
+
+    def _propagate(self, made: Sequence[int], groups: dict[int, int]) -> None:
+        """Peers and masters, once all is in its place: what propagates would be mounted elsewhere too.
+
+        Who shows most of a filesystem is the first of a group, for the others have to show a part of it.
+        """
+        first = dict(groups)
+        order = sorted(
+            zip(made, self._record.mounts, strict=True), key=lambda one: len(one[1].root)
+        )
+        for fd, mount in order:
+            if mount.shared and mount.shared not in first:
+                self._follow(fd, mount, first)
+                mounts.set_propagation(fd, mounts.SHARED)
+                first[mount.shared] = fd
+            elif mount.shared:
+                self._take_part(fd, mount, first[mount.shared])
+        for fd, mount in order:
+            if mount.master and not mount.shared:
+                self._follow(fd, mount, first)
+            if mount.is_unbindable:
+                mounts.set_propagation(fd, mounts.UNBINDABLE)
+
+    def _follow(self, fd: int, mount: Mount, first: dict[int, int]) -> None:
+        if not mount.master:
+            return
+        if mount.master not in first:
+            self._note(mount, "what it received mounts from is not there")
+        elif self._take_part(fd, mount, first[mount.master]):
+            mounts.set_propagation(fd, mounts.SLAVE)
+
+    def _take_part(self, fd: int, mount: Mount, other: int) -> bool:
+        try:
+            mounts.join_group(fd, other)
+        except OSError:
+            self._note(mount, "it cannot join its peers")
+            return False
+        return True
+
+    def _note(self, mount: Mount, why: str) -> None:
+        point = mount.point.decode(errors="replace") or "/"
+        self._notes.append(f"the mount on {point} propagates nothing any more: {why}")
