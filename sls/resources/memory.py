@@ -18,8 +18,8 @@ from typing import Final
 
 from sls import mounts, proc, syscalls
 from sls.errors import RestoreConflictError
-from sls.pace import Pace
 from sls.mount_tree import OURS, MountTree
+from sls.pace import Pace
 from sls.proc import VmaLine
 from sls.remote import Call, In, Remote, call, remote_all
 from sls.resources.base import (
