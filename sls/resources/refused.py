@@ -30,6 +30,12 @@ _REASONS: Final = {
     b"net:[": "a namespace held by a descriptor is not supported",
 }
 
+_CLOSE: Final = "close it before the checkpoint"
+_ADVICE: Final = {  # where the program can do without, and how is known
+    b"anon_inode:[io": "start the program without it (libuv, uvloop: UV_USE_IO_URING=0 in its environment; "
+    "MariaDB: --innodb-use-native-aio=0), or close it before the checkpoint",
+}
+
 
 class RefusedRecord(FileRecord, frozen=True, tag="refused"):
     """There is none."""
@@ -46,4 +52,7 @@ class Refused(FileType[RefusedRecord]):
     def capture(self, ctx: CaptureContext, file: OpenFile) -> NoReturn:
         name = file.target.decode(errors="replace").removeprefix("anon_inode:")
         reason = next(reason for start, reason in _REASONS.items() if file.target.startswith(start))
-        raise file.unsupported(f"{name}: {reason}; close it before the checkpoint")
+        advice = next(
+            (one for start, one in _ADVICE.items() if file.target.startswith(start)), _CLOSE
+        )
+        raise file.unsupported(f"{name}: {reason}; {advice}")
