@@ -18,9 +18,9 @@ _SO_NETNS_COOKIE: Final = 71  # Linux 5.14
 _SIOCGSKNS: Final = 0x894C
 
 
-def is_of_ours(fd: int) -> bool:
-    """Whether a socket is of this process's namespace."""
-    return cookie_of(fd) == _own_cookie(os.getpid())
+def is_of_ours(cookie: bytes) -> bool:
+    """Whether that is what tells this process's namespace from others."""
+    return cookie == _own_cookie(os.getpid())
 
 
 @lru_cache(maxsize=1)

@@ -16,8 +16,9 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -463,6 +464,67 @@ def address_of(memory: mmap.mmap) -> int:
     """Where a mapping of this process lies."""
     anchor = ctypes.c_char.from_buffer(memory)
     return ctypes.addressof(anchor)
+
+
+# --- many calls in one go --------------------------------------------------------------------------------------------
+
+# void make_calls(struct { long number, arguments[6], result; } *table): until a negative number. x86-64, System V ABI.
+_MAKE_CALLS: Final = bytes.fromhex(
+    "41 57"  # push r15
+    "49 89 ff"  # mov r15, rdi
+    # next:
+    "49 8b 07"  # mov rax, [r15]
+    "48 85 c0"  # test rax, rax
+    "78 24"  # js done
+    "49 8b 7f 08"  # mov rdi, [r15+8]
+    "49 8b 77 10"  # mov rsi, [r15+16]
+    "49 8b 57 18"  # mov rdx, [r15+24]
+    "4d 8b 57 20"  # mov r10, [r15+32]
+    "4d 8b 47 28"  # mov r8, [r15+40]
+    "4d 8b 4f 30"  # mov r9, [r15+48]
+    "0f 05"  # syscall
+    "49 89 47 38"  # mov [r15+56], rax
+    "49 83 c7 40"  # add r15, 64
+    "eb d4"  # jmp next
+    # done:
+    "41 5f c3"  # pop r15; ret
+)
+
+
+@cache
+def _code() -> mmap.mmap:
+    """The code, in memory that is executable and not writable."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    memory = mmap.mmap(-1, PAGE_BYTES, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+    memory.write(_MAKE_CALLS)
+    syscall("mprotect", address_of(memory), PAGE_BYTES, mmap.PROT_READ | mmap.PROT_EXEC)
+    return memory
+
+
+@cache
+def _calls_maker() -> Callable[[int], None]:
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address_of(_code()))
+
+
+class CallTable:
+    """System calls of this process, made again and again in one go: a call then costs what the kernel takes for it.
+
+    `arguments`: a row of six a call. `results`: what the kernel returned, a negative errno for a failure. Memory that
+    they point to is the caller's to keep.
+    """
+
+    def __init__(self, calls: Sequence[tuple[str, Sequence[int]]]) -> None:
+        self._table = np.zeros((len(calls) + 1, 8), dtype=np.int64)
+        for row, (name, arguments) in enumerate(calls):
+            self._table[row, 0] = SYSCALL_NUMBERS[name]
+            self._table[row, 1 : 1 + len(arguments)] = arguments
+        self._table[-1, 0] = -1
+        self.arguments = self._table[:-1, 1:7]
+        self.results = self._table[:-1, 7]
+
+    def make(self) -> None:
+        """Make all of them, in order, whatever the ones before returned."""
+        _calls_maker()(self._table.ctypes.data)
 
 
 # --- descriptors and identity ---------------------------------------------------------------------------------------

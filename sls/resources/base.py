@@ -26,7 +26,7 @@ from sls.proc import FdInfo, VmaLine
 from sls.remote import Arena, Call, In, Remote, call
 
 _OF_ADDRESS_SPACE = frozenset(["maps", "auxv"])
-_PIDFD_THREAD = os.O_EXCL  # of pidfd_open(2), Linux 6.9
+PIDFD_THREAD = os.O_EXCL  # of pidfd_open(2), Linux 6.9
 
 
 class Stage(enum.IntEnum):
@@ -158,6 +158,11 @@ class OpenFile:
         found: T = self._facts[name]
         return found
 
+    @property
+    def network(self) -> bytes:
+        """What tells the network namespace of a socket from others (`sls.network`)."""
+        return self.once("network", lambda: network.cookie_of(self.descriptor))
+
     def close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -239,6 +244,7 @@ class CapturedProcess:
         self.infos: dict[int, FdInfo] = {}  # by descriptor, complete before any capture runs
         self.tree = OURS  # of its mount namespace, set before any capture runs
         self._is_tracked = is_tracked
+        self._facts: dict[str, Any] = {}
         self.stat = proc.parse_stat(self.read("stat"))
         self.status = proc.Fields(self.read("status"))
         self.maps_text = self.read("maps")
@@ -280,10 +286,17 @@ class CapturedProcess:
             "maps", self.maps_text, lambda: proc.parse_maps(self.maps_text)
         )
 
+    def once(self, name: str, make: "Callable[[], T]") -> "T":
+        """Something that is made once in a capture."""
+        if name not in self._facts:
+            self._facts[name] = make()
+        found: T = self._facts[name]
+        return found
+
     @property
     def pidfd(self) -> int:
         if self._pidfd is None:
-            self._pidfd = os.pidfd_open(self.tid, _PIDFD_THREAD if self.tid != self.pid else 0)
+            self._pidfd = os.pidfd_open(self.tid, PIDFD_THREAD if self.tid != self.pid else 0)
         return self._pidfd
 
     @property
@@ -425,7 +438,7 @@ class CaptureContext:
     @contextmanager
     def network_of(self, file: OpenFile) -> Iterator[bytes]:
         """Within, calls are made in the network namespace that a socket is of; its link, empty for ours."""
-        if not file.target.startswith(b"socket:") or network.is_of_ours(file.descriptor):
+        if not file.target.startswith(b"socket:") or network.is_of_ours(file.network):
             yield b""
             return
         namespace = network.namespace_of(file.descriptor)

@@ -12,9 +12,11 @@ import os
 import re
 import select
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
+
+import numpy as np
 
 from sls import syscalls
 from sls.remote import In, Out, Remote, call, remote_all
@@ -22,11 +24,14 @@ from sls.resources.base import (
     CaptureContext,
     FileRecord,
     FileType,
+    InFlightFile,
     OpenFile,
     Record,
     RestoreContext,
     RestoredProcess,
 )
+from sls.resources.borrowing import Borrowing
+from sls.syscalls import KCMP_EPOLL_TFD, KCMP_EQUAL, CallTable
 
 _ENTRY: Final = re.compile(r"tfd:\s*(\d+) events:\s*([0-9a-f]+) data:\s*([0-9a-f]+)")
 _EVENT = struct.Struct("=IQ")  # struct epoll_event is packed on x86-64
@@ -65,12 +70,17 @@ class Epoll(FileType[EpollRecord]):
     def matches(self, file: OpenFile) -> bool:
         return file.target == b"anon_inode:[eventpoll]"
 
+    def can_wait(self, file: OpenFile) -> bool:
+        return file.process.memo.of(_can_wait(file), b"", lambda: False)
+
     def capture(self, ctx: CaptureContext, file: OpenFile) -> EpollRecord:
+        seen = _seen(file)
+        file.process.memo.put(_can_wait(file), b"", all(seen.is_likely))
         return EpollRecord(
             file_id=file.file_id,
             flags=file.flags,
-            entries=tuple(_entries(ctx, file)),
-            is_ready=_is_ready(file),
+            entries=tuple(_entries(ctx, file, seen)),
+            is_ready=seen.is_ready,
         )
 
     def restore(self, ctx: RestoreContext, record: EpollRecord) -> int:
@@ -104,7 +114,66 @@ class Epoll(FileType[EpollRecord]):
 # --- capture --------------------------------------------------------------------------------------------------------
 
 
-def _entries(ctx: CaptureContext, file: OpenFile) -> Iterator[EpollEntry]:
+class _Listed(NamedTuple):
+    """A line of fdinfo. `nth`: there are that many entries of this number before it."""
+
+    number: int
+    nth: int
+    events: int
+    data: int
+
+
+class _Seen(NamedTuple):
+    """`is_likely`: of each entry, whether it is for what has its number now."""
+
+    listed: Sequence[_Listed]
+    is_likely: Sequence[bool]
+    is_ready: bool
+
+
+class _Glance:
+    """Entries of an epoll, to be looked at again and again."""
+
+    def __init__(self, file: OpenFile, listed: Sequence[_Listed]) -> None:
+        self._borrowing = Borrowing(file.process, [file.fd])
+        slots = [(file.fd, one.number, one.nth) for one in listed]
+        self._slots = np.array(slots, np.uint32).reshape(-1, 3)  # struct kcmp_epoll_slot
+        where = self._slots.ctypes.data
+        self._table = CallTable(
+            [
+                ("kcmp", (file.pid, file.pid, KCMP_EPOLL_TFD, one.number, where + 12 * row))
+                for row, one in enumerate(listed)
+            ]
+        )
+
+    def look(self) -> tuple[list[bool], bool]:
+        """(which entries are for what has their number now, whether there is an event). TaskDiedError, OSError."""
+        self._table.make()
+        with self._borrowing.borrowed() as ours:
+            is_ready = _is_ready(int(ours[0]))
+        return (self._table.results == KCMP_EQUAL).tolist(), is_ready
+
+
+def _can_wait(file: OpenFile) -> str:
+    return f"epoll {file.fd} can wait"
+
+
+def _seen(file: OpenFile) -> _Seen:
+    listed = list(_listed(file))
+    if isinstance(file, InFlightFile):
+        likely = [
+            syscalls.is_epoll_target(
+                (file.pid, file.fd), (file.pid, one.number), one.number, one.nth
+            )
+            for one in listed
+        ]
+        return _Seen(listed, likely, _is_ready(file.descriptor))
+    text = b"%d %r" % (file.pid, [one[:2] for one in listed])
+    glance = file.process.memo.of(f"epoll {file.fd}", text, lambda: _Glance(file, listed))
+    return _Seen(listed, *file.process.looks.meanwhile(("epoll", file.fd, text), glance.look))
+
+
+def _listed(file: OpenFile) -> Iterator[_Listed]:
     counts: dict[int, int] = {}
     for line in file.info.lines("tfd:"):
         found = _ENTRY.match(line)
@@ -112,38 +181,42 @@ def _entries(ctx: CaptureContext, file: OpenFile) -> Iterator[EpollEntry]:
         number = int(found[1])
         nth = counts.get(number, 0)
         counts[number] = nth + 1
-        target_id = _target(ctx, file, number, nth)
+        yield _Listed(number, nth, int(found[2], 16), int(found[3], 16))
+
+
+def _entries(ctx: CaptureContext, file: OpenFile, seen: _Seen) -> Iterator[EpollEntry]:
+    for one, is_likely in zip(seen.listed, seen.is_likely, strict=True):
+        likely = ctx.descriptors.get((file.process.pid, one.number))
+        target_id = likely if is_likely and likely is not None else _target(ctx, file, one)
         if target_id is None:
             ctx.lose(
                 file.pid,
                 f"fd {file.fd}",
-                f"an epoll entry for a file that no process of the partition holds (it was descriptor {number})",
+                f"an epoll entry for a file that no process of the partition holds (it was descriptor {one.number})",
             )
             continue
         yield EpollEntry(
-            number=number,
-            events=int(found[2], 16),
-            data=int(found[3], 16),
+            number=one.number,
+            events=one.events,
+            data=one.data,
             target_id=target_id,
-            is_direct=ctx.descriptors.get((file.process.pid, number)) == target_id,
+            is_direct=likely == target_id,
         )
 
 
-def _target(ctx: CaptureContext, file: OpenFile, number: int, nth: int) -> int | None:
-    """The description behind an entry: most likely what has that number now."""
-    epoll = (file.pid, file.fd)
-    likely = ctx.descriptors.get((file.process.pid, number))
-    if likely is not None and syscalls.is_epoll_target(epoll, (file.pid, number), number, nth):
-        return likely
+def _target(ctx: CaptureContext, file: OpenFile, one: _Listed) -> int | None:
+    """The description behind an entry that is not for what has its number now."""
+    file.process.looks.must_be_at_rest("an epoll entry")
     for other in ctx.files.values():
-        if syscalls.is_epoll_target(epoll, (other.pid, other.fd), number, nth):
+        where = (other.pid, other.fd)
+        if syscalls.is_epoll_target((file.pid, file.fd), where, one.number, one.nth):
             return other.file_id
     return None
 
 
-def _is_ready(file: OpenFile) -> bool:
+def _is_ready(fd: int) -> bool:
     poller = select.poll()
-    poller.register(file.descriptor, select.POLLIN)
+    poller.register(fd, select.POLLIN)
     return bool(poller.poll(0))
 
 

@@ -15,14 +15,13 @@ from sls import proc
 from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, RestoreContext
 from sls.resources.socket_options import (
     SocketOption,
-    capture_options,
     inode_of,
     is_socket,
     restore_options,
-    socket_kind,
     socket_view,
     strerror,
 )
+from sls.resources.socket_sight import capture_options, socket_kind
 
 _SOL_NETLINK: Final = 270
 _ADD_MEMBERSHIP, _LIST_MEMBERSHIPS = 1, 9

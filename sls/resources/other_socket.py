@@ -8,7 +8,8 @@ import socket
 from typing import Final, NoReturn
 
 from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile
-from sls.resources.socket_options import SocketKind, is_socket, socket_kind
+from sls.resources.socket_options import SocketKind, is_socket
+from sls.resources.socket_sight import socket_kind
 
 # include/linux/socket.h: those that Python has no name for
 _FAMILIES: Final = {

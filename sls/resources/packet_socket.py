@@ -22,14 +22,13 @@ from sls.resources.base import (
 )
 from sls.resources.socket_options import (
     SocketOption,
-    capture_options,
     inode_of,
     is_socket,
     restore_options,
-    socket_kind,
     socket_view,
     strerror,
 )
+from sls.resources.socket_sight import capture_options, socket_kind
 
 _SOL_PACKET: Final = 263
 _ADD_MEMBERSHIP, _FANOUT = 1, 18

@@ -18,7 +18,15 @@ from typing import Final, NamedTuple
 from sls import proc, syscalls
 from sls.errors import RestoreConflictError
 from sls.mount_tree import MountTree
-from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, RestoreContext
+from sls.resources.base import (
+    CaptureContext,
+    FileRecord,
+    FileType,
+    InFlightFile,
+    OpenFile,
+    RestoreContext,
+)
+from sls.resources.borrowing import Borrowing
 from sls.resources.nameless import is_nameless
 
 _SPLICE_F_NONBLOCK: Final = 2
@@ -47,23 +55,28 @@ class Pipe(FileType[PipeRecord]):
     def matches(self, file: OpenFile) -> bool:
         return file.target.startswith(b"pipe:[") or stat.S_ISFIFO(file.stat.st_mode)
 
+    def can_wait(self, file: OpenFile) -> bool:
+        return file.process.memo.of(_can_wait(file), file.target, lambda: False)
+
     def capture(self, ctx: CaptureContext, file: OpenFile) -> PipeRecord:
         inode = file.stat.st_ino
         is_fifo = not file.target.startswith(b"pipe:[")
-        outside = _has_outside_peer(ctx, file)
-        if outside and (not is_fifo or _unread_bytes(file.descriptor)):
+        seen = _seen(file)
+        outside = _has_outside_peer(ctx, file, seen)
+        if outside and (not is_fifo or seen.unread_bytes):
             name = file.target.decode(errors="replace")
             ctx.lose(
                 file.pid, f"fd {file.fd}", f"the other end of {name} is outside of the partition"
             )
         packets: tuple[bytes, ...] = ()
         if ctx.is_first_sight(("pipe", file.stat.st_dev, inode)) and not outside:
-            packets = _peek(ctx, file)
+            packets = _packets(ctx, file, seen)
+        file.process.memo.put(_can_wait(file), file.target, not is_fifo)
         return PipeRecord(
             file_id=file.file_id,
             flags=file.flags,
             inode=inode,
-            size_bytes=fcntl.fcntl(file.descriptor, fcntl.F_GETPIPE_SZ),
+            size_bytes=seen.size_bytes,
             packets=packets,
             is_peer_outside=outside,
             path=file.target.removesuffix(b" (deleted)") if is_fifo else b"",
@@ -88,7 +101,54 @@ class Pipe(FileType[PipeRecord]):
 # --- capture --------------------------------------------------------------------------------------------------------
 
 
-def _has_outside_peer(ctx: CaptureContext, file: OpenFile) -> bool:
+class _Seen(NamedTuple):
+    """One end. `has_hung_up`: nobody has the other one. `packets`: None where they cannot be read by it."""
+
+    size_bytes: int
+    unread_bytes: int
+    has_hung_up: bool
+    packets: tuple[bytes, ...] | None
+
+
+class _Glance:
+    """One end of a pipe, to be looked at again and again."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self._borrowing = Borrowing(file.process, [file.fd])
+        self._mode = file.flags & os.O_ACCMODE
+
+    def look(self) -> _Seen:
+        """What is seen by it. Raises TaskDiedError, OSError."""
+        with self._borrowing.borrowed() as ours:
+            return _look(int(ours[0]), self._mode)
+
+
+def _look(fd: int, mode: int) -> _Seen:
+    size, unread = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ), _unread_bytes(fd)
+    poller = select.poll()
+    poller.register(fd, select.POLLIN if mode == os.O_RDONLY else select.POLLOUT)
+    events = dict(poller.poll(0)).get(fd, 0)
+    has_hung_up = bool(events & (select.POLLHUP if mode == os.O_RDONLY else select.POLLERR))
+    packets: tuple[bytes, ...] | None = ()
+    if unread:
+        packets = _peek(fd, size) if mode != os.O_WRONLY else None
+    return _Seen(size, unread, has_hung_up, packets)
+
+
+def _can_wait(file: OpenFile) -> str:
+    return f"pipe {file.fd} can wait"
+
+
+def _seen(file: OpenFile) -> _Seen:
+    mode = file.flags & os.O_ACCMODE
+    if isinstance(file, InFlightFile):
+        return _look(file.descriptor, mode)
+    text = b"%d %d %b" % (file.pid, mode, file.target)
+    glance = file.process.memo.of(f"pipe {file.fd}", text, lambda: _Glance(file))
+    return file.process.looks.meanwhile(("pipe", file.fd, text), glance.look)
+
+
+def _has_outside_peer(ctx: CaptureContext, file: OpenFile, seen: _Seen) -> bool:
     """Whether the other end is open somewhere, but not in the partition."""
     mode = file.flags & os.O_ACCMODE
     if mode == os.O_RDWR:
@@ -96,10 +156,7 @@ def _has_outside_peer(ctx: CaptureContext, file: OpenFile) -> bool:
     for other in ctx.files.values():
         if other.target == file.target and other.flags & os.O_ACCMODE != mode:
             return False
-    poller = select.poll()
-    poller.register(file.descriptor, select.POLLIN if mode == os.O_RDONLY else select.POLLOUT)
-    events = dict(poller.poll(0)).get(file.descriptor, 0)
-    return not events & (select.POLLHUP if mode == os.O_RDONLY else select.POLLERR)
+    return not seen.has_hung_up
 
 
 def _unread_bytes(fd: int) -> int:
@@ -107,25 +164,35 @@ def _unread_bytes(fd: int) -> int:
     return int(struct.unpack("=i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0])
 
 
-def _peek(ctx: CaptureContext, file: OpenFile) -> tuple[bytes, ...]:
-    """What is in the pipe, by tee(2): nothing is taken out. A read of the copy ends where a packet ends."""
+def _packets(ctx: CaptureContext, file: OpenFile, seen: _Seen) -> tuple[bytes, ...]:
+    if seen.packets is not None:
+        return seen.packets
+    file.process.looks.must_be_at_rest("what is in a pipe")
     source, ours = _read_end(ctx, file)
+    try:
+        return _peek(source, seen.size_bytes)
+    finally:
+        for fd in ours:
+            os.close(fd)
+
+
+def _peek(source: int, size_bytes: int) -> tuple[bytes, ...]:
+    """What is in the pipe, by tee(2): nothing is taken out. A read of the copy ends where a packet ends."""
     spare_read, spare_write = os.pipe()
     try:
-        size = fcntl.fcntl(source, fcntl.F_GETPIPE_SZ)
-        fcntl.fcntl(spare_write, fcntl.F_SETPIPE_SZ, size)
+        fcntl.fcntl(spare_write, fcntl.F_SETPIPE_SZ, size_bytes)
         os.set_blocking(spare_read, False)
         packets = []
         try:
-            syscalls.syscall("tee", source, spare_write, size, _SPLICE_F_NONBLOCK)
-            while chunk := os.read(spare_read, size):
+            syscalls.syscall("tee", source, spare_write, size_bytes, _SPLICE_F_NONBLOCK)
+            while chunk := os.read(spare_read, size_bytes):
                 packets.append(chunk)
         except BlockingIOError:
             pass  # empty, or empty again
         return tuple(packets)
     finally:
-        for fd in (spare_read, spare_write, *ours):
-            os.close(fd)
+        os.close(spare_read)
+        os.close(spare_write)
 
 
 def _read_end(ctx: CaptureContext, file: OpenFile) -> tuple[int, tuple[int, ...]]:

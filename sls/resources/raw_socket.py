@@ -16,13 +16,12 @@ from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, R
 from sls.resources.inet.address import InetAddress, conflict, local_address, socket_address
 from sls.resources.socket_options import (
     SocketOption,
-    capture_options,
     inode_of,
     is_socket,
     restore_options,
-    socket_kind,
     socket_view,
 )
+from sls.resources.socket_sight import capture_options, socket_kind
 
 _ANY: Final = ("0.0.0.0", "::")
 # (level, number, bytes) of ICMP_FILTER and ICMP6_FILTER

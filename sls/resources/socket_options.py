@@ -15,7 +15,7 @@ from functools import cache
 from typing import Final, NamedTuple
 
 from sls import syscalls
-from sls.resources.base import CaptureContext, OpenFile, Record, RestoreContext
+from sls.resources.base import OpenFile, Record, RestoreContext
 
 _SOL_UDP: Final = 17
 _SOL_NETLINK: Final = 270
@@ -23,9 +23,8 @@ _SOL_PACKET: Final = 263
 _INT: Final = 4
 _TIMEVAL: Final = 16
 _SO_SNDBUF, _SO_RCVBUF, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 7, 8, 32, 33
-_SO_ATTACH_FILTER, _SO_LOCK_FILTER = 26, 44
+SO_ATTACH_FILTER, SO_LOCK_FILTER = 26, 44
 _SO_PEEK_OFF: Final = 42
-_SO_TYPE, _SO_PROTOCOL, _SO_DOMAIN = 3, 38, 39
 
 # Numbers of include/uapi/asm-generic/socket.h; in the order in which they are set. SO_PRIORITY stands behind IP_TOS,
 # which changes it; a filter (SO_ATTACH_FILTER) and its lock come last.
@@ -195,23 +194,6 @@ def inode_of(file: OpenFile) -> int:
     return int(file.target[8:-1])
 
 
-def socket_kind(file: OpenFile) -> SocketKind:
-    """Family, type and protocol. Python looks at the name of a socket whose family it is not told: some have none."""
-    return file.once("socket kind", lambda: _kind_of(file.descriptor))
-
-
-def _kind_of(fd: int) -> SocketKind:
-    view = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
-    try:
-        numbers = (
-            view.getsockopt(socket.SOL_SOCKET, number)
-            for number in (_SO_DOMAIN, _SO_TYPE, _SO_PROTOCOL)
-        )
-        return SocketKind(*numbers)
-    finally:
-        view.detach()
-
-
 @cache
 def _table(kind: SocketKind, is_connected: bool) -> tuple[tuple[int, int, int], ...]:
     """(level, number, bytes) of what such a socket may have, in the order in which it is set."""
@@ -243,26 +225,12 @@ def _table(kind: SocketKind, is_connected: bool) -> tuple[tuple[int, int, int], 
     )
 
 
-def capture_options(
-    ctx: CaptureContext, file: OpenFile, *, is_connected: bool = False
-) -> tuple[SocketOption, ...]:
-    """Every option in which the socket differs from a fresh one. `is_connected`: but what a connection decides."""
-    kind = socket_kind(file)
-    usual = ctx.once(("options", kind, is_connected), lambda: _values_of_fresh(kind, is_connected))
-    found = []
-    with socket_view(file.descriptor) as view:
-        for option, value in usual:
-            level, number, size = option
-            try:
-                current = view.getsockopt(level, number, size)
-            except OSError:
-                continue
-            if current != value:
-                found.append(SocketOption(level=level, number=number, value=current))
-    return (*found, *_filter(file))
+def options_of(kind: SocketKind, *, is_connected: bool) -> tuple[tuple[int, int, int], ...]:
+    """(level, number, bytes) of every option that such a socket may have."""
+    return _table(kind, is_connected)
 
 
-def _values_of_fresh(
+def values_of_fresh(
     kind: SocketKind, is_connected: bool
 ) -> list[tuple[tuple[int, int, int], bytes | None]]:
     """Options that the kernel reads out, with their defaults; None for what is always recorded."""
@@ -275,27 +243,9 @@ def _values_of_fresh(
         ]
 
 
-def _socket_option(number: int, value: bytes) -> SocketOption:
-    return SocketOption(level=socket.SOL_SOCKET, number=number, value=value)
-
-
-def _filter(file: OpenFile) -> Iterator[SocketOption]:
-    try:
-        program = syscalls.socket_filter(file.descriptor)
-    except PermissionError:
-        raise file.unsupported(
-            "an extended BPF filter on a socket cannot be read back; detach it before the checkpoint"
-        ) from None
-    if program:
-        yield _socket_option(_SO_ATTACH_FILTER, program)
-    with socket_view(file.descriptor) as view:
-        if view.getsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER):
-            yield _socket_option(_SO_LOCK_FILTER, struct.pack("=i", 1))
-
-
 def without_filter(options: Sequence[SocketOption]) -> Sequence[SocketOption]:
     """All but the filter and its lock: for a socket whose queue is to be filled first."""
-    filters = (_SO_ATTACH_FILTER, _SO_LOCK_FILTER)
+    filters = (SO_ATTACH_FILTER, SO_LOCK_FILTER)
     return [one for one in options if one.level != socket.SOL_SOCKET or one.number not in filters]
 
 
@@ -323,14 +273,14 @@ def restore_options(ctx: RestoreContext, fd: int, options: Sequence[SocketOption
 
 
 def _is_set(view: socket.socket, option: SocketOption) -> bool:
-    if (option.level, option.number) == (socket.SOL_SOCKET, _SO_ATTACH_FILTER):
+    if (option.level, option.number) == (socket.SOL_SOCKET, SO_ATTACH_FILTER):
         return syscalls.socket_filter(view.fileno()) == option.value
     return _read(view, option.level, option.number, max(len(option.value), _INT)) == option.value
 
 
 def _write(view: socket.socket, option: SocketOption) -> None:
     number, value = option.number, option.value
-    if (option.level, number) == (socket.SOL_SOCKET, _SO_ATTACH_FILTER):
+    if (option.level, number) == (socket.SOL_SOCKET, SO_ATTACH_FILTER):
         syscalls.attach_socket_filter(view.fileno(), value)
         return
     if option.level == socket.SOL_SOCKET and number in (_SO_SNDBUF, _SO_RCVBUF):

@@ -2,6 +2,9 @@
 
 import errno
 import socket
+import struct
+import sys
+from functools import lru_cache
 
 from sls.errors import RestoreConflictError
 from sls.resources.base import Record
@@ -27,6 +30,28 @@ class InetAddress(Record, frozen=True):
     def describe(self) -> str:
         """As in a URL."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_INET = struct.Struct(">H4s")
+_INET6 = struct.Struct(">HI16s")
+
+
+@lru_cache(maxsize=4096)
+def address_of(name: bytes) -> InetAddress | None:
+    """From a sockaddr, ip(7) and ipv6(7); None where the port is 0, which means none."""
+    family = int.from_bytes(name[:2], sys.byteorder)
+    if family == socket.AF_INET6:
+        port, flow_info, host = _INET6.unpack_from(name, 2)
+        scope_id = int.from_bytes(name[24:28], sys.byteorder)
+        return _address(host, port, flow_info, scope_id) if port else None
+    port, host = _INET.unpack_from(name, 2)
+    return _address(host, port, 0, 0) if port else None
+
+
+def _address(host: bytes, port: int, flow_info: int, scope_id: int) -> InetAddress:
+    family = socket.AF_INET if len(host) == 4 else socket.AF_INET6
+    text = socket.inet_ntop(family, host)
+    return InetAddress(host=text, port=port, flow_info=flow_info, scope_id=scope_id)
 
 
 def local_address(view: socket.socket) -> InetAddress | None:

@@ -8,31 +8,29 @@ bytes, then a reset.
 import enum
 import select
 import socket
-import struct
-from collections.abc import Collection, Iterable
-from typing import Final, NamedTuple
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from sls import sock_diag
 from sls.netfilter import Addresses
-from sls.network import cookie_here, cookie_of
+from sls.network import cookie_here
 from sls.resources.base import CaptureContext, OpenFile, Parting, Record
-from sls.resources.inet.address import (
-    InetAddress,
-    local_address,
-    remote_address,
+from sls.resources.inet.address import InetAddress, address_of
+from sls.resources.inet.endpoint import (
+    Bases,
+    TcpEndpoint,
+    TcpSight,
+    bases_of,
+    endpoint_of,
+    look_at,
+    tcp_sight_of,
 )
-from sls.resources.inet.endpoint import TcpEndpoint, capture_endpoints
 from sls.resources.inet.outside import Peer, QuietPeers, addresses_of
 from sls.resources.inet.packets import as_sent_by_the_peer
-from sls.resources.socket_options import inode_of, is_socket, socket_kind, socket_view
-from sls.resources.socket_queue import (
-    outgoing_bytes,
-    peek_offset,
-    readable_bytes,
-    refuse_urgent,
-)
-
-_SO_PEEK_OFF: Final = 42
+from sls.resources.socket_options import inode_of
+from sls.resources.socket_queue import refuse_urgent
+from sls.resources.socket_sight import Sight, is_tcp, sight_of
 
 
 class Fate(enum.Enum):
@@ -86,39 +84,33 @@ def part_from(parting: Parting, connection: TcpConnection) -> None:
 # --- capture --------------------------------------------------------------------------------------------------------
 
 
-class _Known(NamedTuple):
-    file: OpenFile
-    remote: InetAddress
-
-
 class _Table(NamedTuple):
-    """Every connection of the partition by its addresses, and its endpoint by file."""
+    """Every connection of the partition by its addresses, and what was seen of it, by file."""
 
-    ends: dict[Addresses, _Known]
-    endpoints: dict[int, TcpEndpoint]
+    ends: dict[Addresses, OpenFile]
+    sights: dict[int, TcpSight]
     listening_ports: set[int]
 
 
-def capture_connection(
-    ctx: CaptureContext, file: OpenFile, view: socket.socket, state: int
-) -> TcpConnection | None:
+def capture_connection(ctx: CaptureContext, file: OpenFile, state: int) -> TcpConnection | None:
     """The connection of a socket that does not listen; None when there is and was none."""
-    events = _events(view)
-    if state == sock_diag.TCP_CLOSE and not events & select.POLLRDHUP:
+    sight = sight_of(file)
+    if state == sock_diag.TCP_CLOSE and not sight.events & select.POLLRDHUP:
         return None
-    refuse_urgent(file, events, is_at_mark=_is_at_mark(view, events))
     table = ctx.once("tcp connections", lambda: _look_at_all(ctx))
-    remote = remote_address(view)
-    end = _end(table.listening_ports, view)
+    seen = table.sights[file.file_id]
+    refuse_urgent(file, sight.events, is_at_mark=_is_at_mark(seen, sight.events))
+    remote = _remote(sight)
+    end = _end(table.listening_ports, sight)
     if state == sock_diag.TCP_SYN_SENT:
-        return TcpConnection(fate=Fate.CONNECTING, end=end, remote=_goal(file, view))
+        return TcpConnection(fate=Fate.CONNECTING, end=end, remote=_goal(file, sight))
     if state == sock_diag.TCP_CLOSE or remote is None:
-        fate = Fate.RESET if events & select.POLLERR else Fate.ENDED
-        return TcpConnection(fate=fate, end=end, remote=None, unread=_unread(view))
+        fate = Fate.RESET if sight.events & select.POLLERR else Fate.ENDED
+        return TcpConnection(fate=fate, end=end, remote=None, unread=seen.unread)
     is_inside = as_sent_by_the_peer(addresses_of(end.local, remote)) in table.ends
     is_to_listener = not is_inside and remote.port in table.listening_ports
-    if is_to_listener and end.local.port in _not_accepted(ctx, remote.port):
-        return _waiting(file, view, end, remote)
+    if is_to_listener and end.local.port in _not_accepted(ctx, file, remote.port):
+        return _waiting(file, seen, end, remote)
     if not is_inside and ctx.network:
         ctx.lose(
             file.pid,
@@ -126,7 +118,7 @@ def capture_connection(
             f"the peer {remote.describe()} is outside of the partition, in a net namespace that will be gone; "
             "the connection comes back reset",
         )
-        return TcpConnection(fate=Fate.RESET, end=end, remote=remote, unread=_unread(view))
+        return TcpConnection(fate=Fate.RESET, end=end, remote=remote, unread=seen.unread)
     if not is_inside and ctx.parting is None:
         ctx.lose(
             file.pid,
@@ -134,32 +126,29 @@ def capture_connection(
             f"the peer {remote.describe()} is outside of the partition; "
             "the connection comes back reset if it has gone on, or ended, by then",
         )
-    endpoint = table.endpoints[file.file_id]
+    endpoint = endpoint_of(seen)
     return TcpConnection(
         fate=Fate.JOINED if is_inside else Fate.OUTSIDE,
         end=end,
         remote=remote,
         endpoint=endpoint,
-        unread=_unread(view)[: endpoint.unread_bytes],
-        is_shut_for_reading=bool(events & select.POLLRDHUP) and not endpoint.has_received_fin,
+        unread=seen.unread,
+        is_shut_for_reading=bool(sight.events & select.POLLRDHUP) and not endpoint.has_received_fin,
     )
 
 
-def _goal(file: OpenFile, view: socket.socket) -> InetAddress | None:
+def _goal(file: OpenFile, sight: Sight) -> InetAddress | None:
     """Where connect(2) is on its way to; getpeername(2) does not tell."""
-    local = local_address(view)
-    for one in sock_diag.tcp_sockets(view.family, local.port if local else 0):
+    file.process.looks.must_be_at_rest("where a socket connects to")
+    local = address_of(sight.local)
+    for one in sock_diag.tcp_sockets(sight.kind.domain, local.port if local else 0):
         if one.inode == inode_of(file):
             return InetAddress(host=one.remote_host, port=one.remote_port)
     return None
 
 
-def _waiting(
-    file: OpenFile, view: socket.socket, end: TcpEnd, remote: InetAddress
-) -> TcpConnection:
-    info = view.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-    acknowledged = struct.unpack_from("=Q", info, 120)[0]  # tcpi_bytes_acked: the SYN counts as one
-    if acknowledged > 1 or outgoing_bytes(view):
+def _waiting(file: OpenFile, seen: TcpSight, end: TcpEnd, remote: InetAddress) -> TcpConnection:
+    if seen.acknowledged_bytes > 1 or seen.outgoing_bytes:
         raise file.unsupported(
             f"data sent to {remote.describe()}, which has not accepted the connection yet, cannot be read; "
             "try again when it has"
@@ -167,8 +156,9 @@ def _waiting(
     return TcpConnection(fate=Fate.WAITING, end=end, remote=remote)
 
 
-def _not_accepted(ctx: CaptureContext, port: int) -> set[int]:
+def _not_accepted(ctx: CaptureContext, file: OpenFile, port: int) -> set[int]:
     """Remote ports of connections without a descriptor, on the port of a listener inside."""
+    file.process.looks.must_be_at_rest("which connections are accepted")
     return ctx.once(
         ("tcp connections that wait", port),
         lambda: {
@@ -182,26 +172,42 @@ def _not_accepted(ctx: CaptureContext, port: int) -> set[int]:
 
 def _look_at_all(ctx: CaptureContext) -> _Table:
     here = cookie_here()
-    files = [
-        file for file in ctx.files.values() if is_tcp(file) and cookie_of(file.descriptor) == here
-    ]
-    listening, ends = set(), {}
+    files = [file for file in ctx.files.values() if is_tcp(file) and file.network == here]
+    known = {file.file_id: sight_of(file) for file in files}
+    addresses = (address_of(one.local) for one in known.values() if one.is_listening)
+    listening = {address.port for address in addresses if address}
+    ends: dict[Addresses, OpenFile] = {}
     for file in files:
-        with socket_view(file.descriptor) as view:
-            address = local_address(view)
-            if address and view.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                listening.add(address.port)
-    for file in files:
-        with socket_view(file.descriptor) as view:
-            remote = remote_address(view)
-            if remote is not None:
-                end = _end(listening, view)
-                ends[addresses_of(end.local, remote)] = _Known(file, remote)
+        sight = known[file.file_id]
+        remote = _remote(sight)
+        if remote is not None:
+            ends[addresses_of(_end(listening, sight).local, remote)] = file
     if ctx.parting is not None and not ctx.network:
         _hold(ctx.parting, ends)
-    return _Table(
-        ends, capture_endpoints([one.file for one in ends.values()], ctx.network), listening
-    )
+        again = files
+    else:
+        again = _apart(ends)
+    sights = {file.file_id: tcp_sight_of(file) for file in files if file not in again}
+    if again:
+        sights.update(_look_again(again))
+    return _Table(ends, sights, listening)
+
+
+def _apart(ends: Mapping[Addresses, OpenFile]) -> list[OpenFile]:
+    """Connections of which both ends are inside, if not all in one process: they have to be looked at in one go."""
+    joined = [file for where, file in ends.items() if as_sent_by_the_peer(where) in ends]
+    places = {(file.process.pid, file.pid) for file in joined}
+    return joined if len(places) > 1 else []
+
+
+def _look_again(files: Sequence[OpenFile]) -> dict[int, TcpSight]:
+    bases: Bases = {}
+    for file in files:
+        bases |= bases_of(file)
+    found = look_at([file.descriptor for file in files], bases)
+    for file in files:
+        bases_of(file).update(bases)
+    return {file.file_id: one for file, one in zip(files, found, strict=True)}
 
 
 def _hold(parting: Parting, ends: Collection[Addresses]) -> None:
@@ -210,48 +216,25 @@ def _hold(parting: Parting, ends: Collection[Addresses]) -> None:
     parting.shelter(QuietPeers).hold(outside)
 
 
-def is_tcp(file: OpenFile) -> bool:
-    """Whether the file is a TCP socket over IPv4 or IPv6."""
-    if not is_socket(file):
-        return False
-    kind = socket_kind(file)
-    return (
-        kind.domain in (socket.AF_INET, socket.AF_INET6)
-        and kind.type == socket.SOCK_STREAM
-        and kind.protocol == socket.IPPROTO_TCP
-    )
+def _remote(sight: Sight) -> InetAddress | None:
+    return address_of(sight.remote) if sight.remote else None
 
 
-def _end(listening_ports: Iterable[int], view: socket.socket) -> TcpEnd:
-    local = local_address(view) or InetAddress(
-        host="::" if view.family == socket.AF_INET6 else "0.0.0.0", port=0
+def _end(listening_ports: Iterable[int], sight: Sight) -> TcpEnd:
+    domain = sight.kind.domain
+    local = address_of(sight.local) or InetAddress(
+        host="::" if domain == socket.AF_INET6 else "0.0.0.0", port=0
     )
+    buffer = sight.of(socket.SOL_SOCKET, socket.SO_RCVBUF) or bytes(4)
     return TcpEnd(
-        domain=view.family,
+        domain=domain,
         local=local,
-        receive_buffer_bytes=view.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+        receive_buffer_bytes=int.from_bytes(buffer, sys.byteorder),
         is_accepted=local.port in listening_ports,
     )
 
 
-def _events(view: socket.socket) -> int:
-    poller = select.poll()
-    poller.register(view.fileno(), select.POLLIN | select.POLLPRI | select.POLLRDHUP)
-    return dict(poller.poll(0)).get(view.fileno(), 0)
-
-
-def _is_at_mark(view: socket.socket, events: int) -> bool:
+def _is_at_mark(seen: TcpSight, events: int) -> bool:
     """Whether what can be read is behind an urgent byte's place: SIOCINQ counts up to there (tcp_inq, net/tcp.h)."""
     ended = select.POLLRDHUP | select.POLLHUP | select.POLLERR
-    return bool(events & select.POLLIN) and not events & ended and not readable_bytes(view)
-
-
-def _unread(view: socket.socket) -> bytes:
-    count = readable_bytes(view)
-    if not count:
-        return b""  # a peek at an empty queue would take a pending error away
-    peek = socket.MSG_PEEK | socket.MSG_DONTWAIT
-    if view.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF) < 0:
-        return view.recv(count, peek)
-    with peek_offset(view, 0):
-        return view.recv(count, peek)
+    return bool(events & select.POLLIN) and not events & ended and not seen.unread_bytes

@@ -8,7 +8,7 @@ asked how far it has come. If that is where the image stands, the connection goe
 import errno
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from sls import sock_diag
@@ -82,6 +82,7 @@ def addresses_of(local: InetAddress, remote: InetAddress) -> Addresses:
     return Addresses(_packed(local.host), local.port, _packed(remote.host), remote.port)
 
 
+@lru_cache(maxsize=4096)
 def _packed(host: str) -> bytes:
     address = ipaddress.ip_address(host)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:

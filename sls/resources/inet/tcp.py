@@ -6,7 +6,6 @@ Kernel: Linux 3.5 (TCP_REPAIR).
 
 import errno
 import socket
-import struct
 from collections.abc import Iterator
 from typing import Final
 
@@ -19,22 +18,25 @@ from sls.resources.base import (
     Parting,
     RestoreContext,
 )
-from sls.resources.inet.address import InetAddress, conflict, local_address, socket_address
-from sls.resources.inet.connection import Fate, TcpConnection, capture_connection, is_tcp, part_from
+from sls.resources.inet.address import (
+    InetAddress,
+    address_of,
+    conflict,
+    local_address,
+    socket_address,
+)
+from sls.resources.inet.connection import Fate, TcpConnection, capture_connection, part_from
+from sls.resources.inet.endpoint import tcp_sight_of
 from sls.resources.inet.orphans import end_orphans
 from sls.resources.inet.rejoin import (
     connect,
     open_connection,
 )
-from sls.resources.socket_options import (
-    SocketOption,
-    capture_options,
-    restore_options,
-    socket_view,
-)
+from sls.resources.socket_options import SocketOption, restore_options, socket_view
+from sls.resources.socket_sight import capture_options, is_tcp, sight_of
 
-_TCP_INFO_BYTES: Final = 104
-_TCP_ULP: Final = 31
+# What a sight tells without a further look. Both ends of a joined connection may have to be looked at in one go.
+_SEEN_WHOLE: Final = (Fate.OUTSIDE, Fate.RESET, Fate.ENDED)
 
 
 class TcpSocketRecord(FileRecord, frozen=True, tag="tcp_socket"):
@@ -55,31 +57,33 @@ class TcpSocket(FileType[TcpSocketRecord]):
     def matches(self, file: OpenFile) -> bool:
         return is_tcp(file)
 
+    def can_wait(self, file: OpenFile) -> bool:
+        return file.process.memo.of(_can_wait(file), file.target, lambda: False)
+
     def capture(self, ctx: CaptureContext, file: OpenFile) -> TcpSocketRecord:
-        with socket_view(file.descriptor) as view:
-            protocol = view.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).rstrip(b"\0").decode()
-            if protocol:
-                raise file.unsupported(
-                    f"TCP with {protocol} in the kernel (TCP_ULP) is not supported"
-                )
-            state, waiting, backlog = _listening_state(view)
-            is_listening = state == sock_diag.TCP_LISTEN
-            if is_listening and waiting:
-                ctx.lose(
-                    file.pid,
-                    f"fd {file.fd}",
-                    f"{waiting} connection(s) wait to be accepted; those from outside end with a reset",
-                )
-            connection = None if is_listening else capture_connection(ctx, file, view, state)
-            return TcpSocketRecord(
-                file_id=file.file_id,
-                flags=file.flags,
-                domain=view.family,
-                local=local_address(view),
-                backlog=backlog if is_listening else None,
-                options=capture_options(ctx, file, is_connected=connection is not None),
-                connection=connection,
+        sight, seen = sight_of(file), tcp_sight_of(file)
+        if protocol := sight.upper_protocol.decode():
+            raise file.unsupported(f"TCP with {protocol} in the kernel (TCP_ULP) is not supported")
+        is_listening = seen.state == sock_diag.TCP_LISTEN
+        waiting, backlog = seen.backlog
+        if is_listening and waiting:
+            ctx.lose(
+                file.pid,
+                f"fd {file.fd}",
+                f"{waiting} connection(s) wait to be accepted; those from outside end with a reset",
             )
+        connection = None if is_listening else capture_connection(ctx, file, seen.state)
+        waits = connection is None or connection.fate in _SEEN_WHOLE
+        file.process.memo.put(_can_wait(file), file.target, waits and not ctx.network)
+        return TcpSocketRecord(
+            file_id=file.file_id,
+            flags=file.flags,
+            domain=sight.kind.domain,
+            local=address_of(sight.local),
+            backlog=backlog if is_listening else None,
+            options=capture_options(ctx, file, is_connected=connection is not None),
+            connection=connection,
+        )
 
     def part(self, parting: Parting, record: TcpSocketRecord) -> None:
         if record.connection is not None:
@@ -112,11 +116,8 @@ class TcpSocket(FileType[TcpSocketRecord]):
             restore_options(ctx, fd, record.options)
 
 
-def _listening_state(view: socket.socket) -> tuple[int, int, int]:
-    """(state, waiting, backlog): of a listener, struct tcp_info gives both as `unacked`, `sacked` (net/ipv4/tcp.c)."""
-    info = view.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-    waiting, backlog = struct.unpack_from("=II", info, 24)
-    return info[0], waiting, backlog
+def _can_wait(file: OpenFile) -> str:
+    return f"tcp {file.fd} can wait"
 
 
 def _bind_and_listen(view: socket.socket, local: InetAddress, backlog: int | None) -> None:

@@ -21,14 +21,13 @@ from sls.resources.inet.inject import Datagram, inject
 from sls.resources.inet.multicast import Membership, capture_memberships, restore_memberships
 from sls.resources.socket_options import (
     SocketOption,
-    capture_options,
     is_socket,
     restore_options,
-    socket_kind,
     socket_view,
     without_filter,
 )
 from sls.resources.socket_queue import is_peekable, outgoing_bytes, peek_messages
+from sls.resources.socket_sight import capture_options, socket_kind
 
 _SO_RCVBUFFORCE: Final = 33
 _UDP_CORK: Final = 1

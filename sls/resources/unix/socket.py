@@ -24,13 +24,12 @@ from sls.resources.base import (
 )
 from sls.resources.socket_options import (
     SocketOption,
-    capture_options,
     inode_of,
     is_socket,
     restore_options,
-    socket_kind,
     socket_view,
 )
+from sls.resources.socket_sight import capture_options, socket_kind
 from sls.resources.stand_in import Identity, own_identity
 from sls.resources.unix.address import UnixName, bind, capture_name, raw_name
 from sls.resources.unix.messages import UnixMessage, capture_queue, send, send_from_nowhere
