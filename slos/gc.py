@@ -126,7 +126,9 @@ class Cycle:
             catalog = core.catalog
             reached = {run for _, generation in self._generations for run in generation.run_ids}
             old = [run for run in catalog.runs if run < self._first_young_run]
-            catalog.drop_runs([run for run in old if run not in reached])
+            unreached = [run for run in old if run not in reached]
+            catalog.drop_runs(unreached)
+            core.runs.drop(unreached)
             masks = self._marks.masks()
             index, known = catalog.blocks.find(self._marks.blocks)
             dead = np.zeros(len(catalog.blocks), np.bool_)

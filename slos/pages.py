@@ -4,7 +4,7 @@ Knows records and page ids, no generations: what is wrong it names by page id. T
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Generic, NamedTuple, TypeVar
@@ -75,6 +75,14 @@ class Cache(Generic[Value]):
             self._used += cost
             while self._used > self._budget and len(self._values) > 1:
                 self._used -= self._values.popitem(last=False)[1][1]
+
+    def drop(self, keys: Iterable[int]) -> None:
+        """Forget these values."""
+        with self._lock:
+            for key in keys:
+                found = self._values.pop(key, None)
+                if found is not None:
+                    self._used -= found[1]
 
     def clear(self) -> None:
         with self._lock:
@@ -376,6 +384,10 @@ class RunReader:
     def put(self, run_id: int, view: View) -> None:
         """A run that was just made."""
         self._cache.put(run_id, view, view.entries.entry_bytes + 512)
+
+    def drop(self, run_ids: Iterable[int]) -> None:
+        """Runs that no generation needs any more."""
+        self._cache.drop(run_ids)
 
     def get(self, run_id: int, run: Run) -> View | None:
         """The run, None where one of its leaves is damaged."""
