@@ -182,7 +182,7 @@ class Tracer:
         if known is not None and known.start_time == start_time:
             return known
         if known is not None:
-            known.close()
+            self._members.pop(pid).close()
         self._members[pid] = Member(tid, start_time, self._next_object)
         self._next_object += 1
         return self._members[pid]

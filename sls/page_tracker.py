@@ -166,10 +166,9 @@ class PageTracker:
         A full look may be at a running task, if the next one is at a stopped one: arming comes before looking, so what
         is written in between counts as written since.
         """
-        os.close(
-            self._pagemap
-        )  # an open one stays with the address space that execve(2) has replaced
-        self._pagemap = _open_pagemap(self.pid)
+        current = _open_pagemap(self.pid)  # an open one stays with what execve(2) has replaced
+        os.close(self._pagemap)
+        self._pagemap = current
         if full or self._is_fresh or not self.is_tracking:
             return self._look_at_all(vmas)
         return self._look_at_written(vmas)
