@@ -21,7 +21,8 @@ STRESS_HEAD = """
 
 Each stressor of Debian's stress-ng 0.15.06 ran as one instance with `--verify`, was checkpointed, killed and restored
 in its middle (`scripts/stress-table.py`; Linux 6.18, 2 cores, beside other work, in namespaces, with a few harmless
-devices). One that was refused had to end well as if nothing had been. What would reach the whole machine is not tried.
+devices). One that was refused had to end well as if nothing had been. What would reach the whole machine ran without
+the rights for it.
 """
 HEAD = """# Resources
 

@@ -59,19 +59,6 @@ mount -o remount,ro,bind /sys
 exit $?
 """
 INIT: Final = ("bash", "-c", PREPARE, "init")
-NOT_TRIED: Final = {
-    "bind-mount": "piles up mounts until the machine hangs",
-    "cpu-online": "takes processors away from the whole machine",
-    "klog": "clears and silences the log of the machine's kernel",
-    "memhotplug": "takes memory away from the whole machine",
-    "module": "loads modules into the machine's kernel and takes them out",
-    "smi": "has the firmware stop all processors of the machine",
-    "softlockup": "keeps every processor of the machine from all others until the kernel complains",
-    "swap": "gives the machine swap space and takes it away",
-    "sysinval": "makes all calls with random arguments: it also ends whoever watches it",
-    "uprobe": "sets breakpoints in the C library for all programs of the machine",
-    "watchdog": "has the machine start anew when it is stopped",
-}
 
 
 def stressors() -> list[str]:
@@ -89,9 +76,6 @@ def results(names: Sequence[str]) -> Iterator[Result]:
         Path(place).chmod(0o711)  # some run as another user
         mounted = make().mount()
         for oid, name in enumerate(names, 1):
-            if name in NOT_TRIED:
-                yield Result(name, Outcome.NOT_TRIED, NOT_TRIED[name])
-                continue
             partition = mounted.partition(oid, create=True)
             directory = Path(place, f"{oid}-{name}")
             directory.mkdir()
