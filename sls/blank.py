@@ -29,7 +29,11 @@ _THREAD_FLAGS: Final = (
     _CLONE_VM | _CLONE_FS | _CLONE_FILES | _CLONE_SIGHAND | _CLONE_THREAD | _CLONE_SYSVSEM
 )
 _ALL_SIGNALS: Final = (1 << 64) - 1
-_STOP_SIGNALS: Final = frozenset(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT}
+# First those that come also where none may be queued (RLIMIT_SIGPENDING), and that nothing sends during a restore.
+_STOP_SIGNALS: Final = (
+    *(signal.SIGURG, 16, signal.SIGPWR, signal.SIGUSR2, signal.SIGUSR1, signal.SIGXFSZ),
+    *range(64, 31, -1),
+)
 _WALL: Final = syscalls.WALL
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -74,7 +78,9 @@ class BlankProcess:
         self.pid = image.pid
         self.sid = image.sid
         # one that does not wait in the image: it would be delivered here
-        self.stop_signal = max(_STOP_SIGNALS - image.queued_signals(), default=int(signal.SIGURG))
+        queued = image.queued_signals()
+        free = (number for number in _STOP_SIGNALS if number not in queued)
+        self.stop_signal = int(next(free, signal.SIGURG))
         self.threads = {image.pid: BlankThread(image.pid, image.pid, self.stop_signal)}
         self.layout: Sequence[VmaLine] = forest.layout
         self.spare_address = forest.spare_address

@@ -12,7 +12,7 @@ import struct
 from functools import partial
 from typing import Final
 
-from sls import syscalls
+from sls import proc, syscalls
 from sls.freeze import FrozenThread
 from sls.remote import In, Out, Remote, call, remote_all
 from sls.resources.base import (
@@ -132,6 +132,8 @@ class ThreadSignals(ThreadState[ThreadSignalsRecord]):
 
 def _queue(process: CapturedProcess, tid: int, *, shared: bool) -> tuple[bytes, ...]:
     """What waits; SIGSTOP, which nothing can hold back, is the process's being stopped."""
+    status = proc.Fields(process.read_of_thread(tid, "status"))
+    pending = int(status["ShdPnd" if shared else "SigPnd"], 16)
     peek = partial(syscalls.peek_siginfo, tid, shared=shared, most=_MOST)
     found = process.looks.of(("signals", tid, shared), peek)
     if len(found) > _MOST:
@@ -140,7 +142,15 @@ def _queue(process: CapturedProcess, tid: int, *, shared: bool) -> tuple[bytes, 
             f"more than {_MOST} signals wait to be delivered, too many to be looked at while everyone stands still; "
             "try again when it has taken some",
         )
-    return tuple(info for info in found if signal_number(info) not in _UNCHANGEABLE)
+    told = {signal_number(info) for info in found}
+    untold = [number for number in _SIGNALS if pending >> number - 1 & 1 and number not in told]
+    queue = [*found, *map(_without_information, untold)]
+    return tuple(info for info in queue if signal_number(info) not in _UNCHANGEABLE)
+
+
+def _without_information(number: int) -> bytes:
+    """What the kernel tells of a signal that there was no room for (RLIMIT_SIGPENDING): SI_USER, from nobody."""
+    return number.to_bytes(syscalls.SIGINFO_BYTES, "little")
 
 
 def signal_number(info: bytes) -> int:
