@@ -86,8 +86,13 @@ class BlankProcess:
         self.spare_address = forest.spare_address
         self._forest = forest
 
+    @property
+    def arena_place(self) -> tuple[int, int]:
+        return self._forest.arena.base, self._forest.arena.end
+
     def is_arena(self, vma: VmaLine) -> bool:
-        return self._forest.arena.base <= vma.start < self._forest.arena.end
+        start, end = self.arena_place
+        return start <= vma.start < end
 
     def run(self, calls: Sequence[Call], tid: int = 0) -> list[Reply]:
         """Make calls in one thread, the leader by default."""

@@ -2,6 +2,7 @@
 
     SlsError
     ├── UnsupportedResourceError   task: it holds something that cannot be kept
+    ├── BusyResourceError          task: it holds something that cannot be captured at this instant
     ├── TaskDiedError              task: it ended while it was worked on
     ├── FreezeError                task: it cannot be stopped or traced
     ├── RemoteSyscallError         kernel: a call made inside a task failed
@@ -37,6 +38,12 @@ class UnsupportedResourceError(SlsError):
         self.resource = resource
         self.detail = detail
         super().__init__(f"pid {pid}: {resource}: {detail}")
+
+
+class BusyResourceError(UnsupportedResourceError):
+    """A task holds a resource that cannot be captured at this instant, but perhaps at the next."""
+
+    errno = _errno.EAGAIN
 
 
 class TaskDiedError(SlsError):

@@ -4,6 +4,7 @@
 """
 
 import enum
+import mmap
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -106,6 +107,12 @@ def entries(pid: int, name: str) -> list[int]:
         return sorted(int(entry) for entry in os.listdir(f"/proc/{pid}/{name}"))
     except (FileNotFoundError, ProcessLookupError) as error:
         raise TaskDiedError(pid, f"listing {name}") from error
+
+
+def lowest_address() -> int:
+    """Where the kernel begins when it looks for room for a mapping (vm.mmap_min_addr of proc(5))."""
+    with open("/proc/sys/vm/mmap_min_addr", "rb") as file:
+        return max(int(file.read()), mmap.PAGESIZE)
 
 
 def free_huge_pages(page_bytes: int) -> int:

@@ -55,6 +55,7 @@ _INTERRUPTED: Final = frozenset(
     SYSCALL_NUMBERS[name]
     for name in (
         "epoll_wait", "epoll_pwait", "epoll_pwait2", "rt_sigtimedwait", "semop", "semtimedop", "io_getevents",
+        "io_uring_enter",
         "read", "readv", "write", "writev", "recvfrom", "recvmsg", "sendto", "sendmsg", "accept", "accept4", "connect",
     )
 )  # fmt: skip

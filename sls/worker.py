@@ -16,6 +16,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import cycle
 
@@ -45,7 +46,15 @@ from sls.channel import (
     TakeRestore,
     ToWorker,
 )
-from sls.errors import BaseDeletedError, NotKeptError, SlsError, TaskDiedError, WorkerError, rebuilt
+from sls.errors import (
+    BaseDeletedError,
+    BusyResourceError,
+    NotKeptError,
+    SlsError,
+    TaskDiedError,
+    WorkerError,
+    rebuilt,
+)
 from sls.filetree import SERIAL
 from sls.freeze import let_go_strays
 from sls.image import decode, encode
@@ -60,6 +69,12 @@ _BUFFERS = 2
 _IDLE_S = 1.0
 _NO_MORE = Continue(serial=0, period_ms=0, members=(), full=False)
 _END_WAIT_S = 5.0
+_PASSING = (
+    NotKeptError,
+    BaseDeletedError,
+    BusyResourceError,
+)  # one capture fails, the next may not
+_BUSY_TRIES, _BUSY_WAIT_S = 100, 0.01
 
 
 def family(members: Sequence[MemberId], read: proc.Read = proc.read) -> list[int]:
@@ -74,6 +89,15 @@ def family(members: Sequence[MemberId], read: proc.Read = proc.read) -> list[int
         found[member.pid] = None
         found.update(dict.fromkeys(proc.descendants(member.pid, read)))
     return list(found)
+
+
+def _when_idle(take: Callable[[], Capture]) -> Capture:
+    """A capture that waits for what is busy; BusyResourceError when it does not end."""
+    for _ in range(_BUSY_TRIES):
+        with suppress(BusyResourceError):
+            return take()
+        time.sleep(_BUSY_WAIT_S)
+    return take()
 
 
 class ChannelContents:
@@ -304,7 +328,8 @@ class Worker:
         buffer = self._free_buffer()
         started_ns = time.monotonic_ns()
         try:
-            capture = self._tracer.capture(
+            take = partial(
+                self._tracer.capture,
                 lambda: family(members, proc.reread),
                 full=full,
                 track=track,
@@ -314,8 +339,9 @@ class Worker:
                 keep=partial(self._keep_running, serial, self._base(full=full)),
                 parting=parting,
             )
+            capture = take() if serial < 0 else _when_idle(take)
         except (SlsError, OSError) as error:
-            goes_on = serial < 0 and isinstance(error, (NotKeptError, BaseDeletedError))
+            goes_on = serial < 0 and isinstance(error, _PASSING)
             self._free.append(buffer)
             self._forget()
             if serial < 0 and not goes_on:

@@ -40,6 +40,7 @@ from sls.resources.file_owner import FileOwners, FileOwnersRecord
 from sls.resources.inet.tcp import TcpSocket, TcpSocketRecord
 from sls.resources.inet.udp import UdpSocket, UdpSocketRecord
 from sls.resources.inotify import Inotify, InotifyRecord
+from sls.resources.io_uring import IoUring, IoUringRecord
 from sls.resources.ipc_namespace import IpcNamespace, IpcNamespaceRecord
 from sls.resources.ldt import Ldt, LdtRecord
 from sls.resources.memfd import Memfd, MemfdRecord
@@ -143,6 +144,7 @@ FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
     Signalfd(),
     Timerfd(),
     Inotify(),
+    IoUring(),
     Pidfd(),
     TcpSocket(),
     UdpSocket(),
@@ -197,6 +199,7 @@ AnyFileRecord = (
     | SignalfdRecord
     | TimerfdRecord
     | InotifyRecord
+    | IoUringRecord
     | PidfdRecord
     | TcpSocketRecord
     | UdpSocketRecord

@@ -502,6 +502,11 @@ class RestoredProcess(Protocol):
     layout: Sequence[VmaLine]  # of the blank address space
     spare_address: int  # where nothing is, before or after: 1 MiB
 
+    @property
+    def arena_place(self) -> tuple[int, int]:
+        """Addresses [start, end) of what is the restorer's own."""
+        ...
+
     def is_arena(self, vma: VmaLine) -> bool:
         """Whether `vma` is the restorer's own."""
         ...

@@ -33,10 +33,12 @@ from sls.resources.base import (
     RestoredProcess,
     Stage,
 )
+from sls.resources.io_uring import map_at, ring_behind
 from sls.resources.nameless import (
     HUGE_ANONYMOUS,
     MAP_HUGETLB,
     Nameless,
+    NamelessKind,
     capture_nameless,
     huge_flags,
     is_nameless,
@@ -210,12 +212,13 @@ class Memory(ProcessState[MemoryRecord]):
     def restore(
         self, ctx: RestoreContext, process: RestoredProcess, record: MemoryRecord
     ) -> Remote[None]:
-        calls = list(_clear(process, record))
-        calls += attach(ctx, [_part(vma) for vma in record.vmas if vma.kind is VmaKind.SEGMENT])
+        yield from remote_all(list(_clear(process, record)))
+        yield from _map_rings(ctx, process, record)
+        calls = list(
+            attach(ctx, [_part(vma) for vma in record.vmas if vma.kind is VmaKind.SEGMENT])
+        )
         mapped = [vma for vma in record.vmas if vma.kind is not VmaKind.KERNEL]
-        calls += [
-            one for vma in mapped if vma.kind is not VmaKind.SEGMENT for one in _map(ctx, vma)
-        ]
+        calls += [one for vma in mapped if not _is_apart(vma) for one in _map(ctx, vma)]
         calls += [
             call("madvise", vma.start, vma.length, _ADVICE[code])
             for vma in mapped
@@ -384,6 +387,8 @@ def _backing(
             f"memory at {line.start:#x}",
             "an asynchronous I/O context (io_setup(2)) is not supported",
         )
+    if ring := ring_behind(ctx, line):
+        return VmaKind.NAMELESS, None, ring
     link = _link(process, line)
     status = os.stat(link)
     is_memory = is_nameless(tree, name, status) or is_posix_memory(tree, name, status)
@@ -557,6 +562,31 @@ def _map(ctx: RestoreContext, vma: VmaRecord) -> Iterator[Call]:
     yield call("mmap", vma.start, vma.length, protection, flags, _descriptor(ctx, vma), offset)
     if vma.is_accounted and not _is_huge(vma):
         yield call("mprotect", vma.start, vma.length, vma.protection)
+
+
+def _is_ring(vma: VmaRecord) -> bool:
+    return vma.inode is not None and vma.inode.kind is NamelessKind.RING
+
+
+def _is_apart(vma: VmaRecord) -> bool:
+    """Whether it is mapped in a way of its own."""
+    return vma.kind is VmaKind.SEGMENT or _is_ring(vma)
+
+
+def _map_rings(ctx: RestoreContext, process: RestoredProcess, record: MemoryRecord) -> Remote[None]:
+    """While the address space is empty but for what the kernel and we have in it."""
+    rings = [vma for vma in record.vmas if _is_ring(vma)]
+    if not rings:
+        return
+    taken = [process.arena_place]
+    taken += [(vma.start, vma.end) for vma in record.vmas if vma.kind is VmaKind.KERNEL]
+    places = [((vma.start, vma.end), _map_anywhere(ctx, vma)) for vma in rings]
+    yield from map_at(places, taken)
+
+
+def _map_anywhere(ctx: RestoreContext, vma: VmaRecord) -> Call:
+    flags, descriptor = mmap.MAP_SHARED, _descriptor(ctx, vma)
+    return call("mmap", 0, vma.length, vma.protection, flags, descriptor, vma.offset)
 
 
 def _is_huge(vma: VmaRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Inodes that are memory: shared anonymous memory, memfds, deleted files. Their bytes are contents of the generation.
+"""Inodes that are memory: shared anonymous memory, memfds, deleted files, rings. A generation keeps their bytes.
 
 Not a resource of its own: descriptors and mappings of one such inode both refer to it, and find one object again.
 A deleted file is made anew beside where it was and deleted at once, so its link count is 0 as before; one of
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final, Self
 
-from sls import proc, syscalls
+from sls import io_ring, proc, syscalls
 from sls.errors import RestoreConflictError
 from sls.mount_tree import MountTree
 from sls.ranges import intersection
@@ -45,6 +45,25 @@ class NamelessKind(enum.Enum):
     DELETED = "deleted"
     TMPFILE = "tmpfile"
     POSIX = "posix"
+    RING = "ring"
+
+
+class RingState(Record, frozen=True):
+    """What a ring of io_uring(7) is made with, and how many requests it has taken and answered, modulo 2^32.
+
+    `has_indices`: None where nothing tells. It gets some then, each of which leads to its own entry: who knows of none
+    finds what he expects, and who knows of them sets them.
+    """
+
+    submissions: int
+    completions: int
+    has_indices: bool | None
+    requests: int
+
+
+def shape_of(state: RingState) -> io_ring.Shape:
+    """What a ring like that is made with."""
+    return io_ring.Shape(state.submissions, state.completions, state.has_indices is not False)
 
 
 _WITH_PATH: Final = (NamelessKind.DELETED, NamelessKind.TMPFILE, NamelessKind.POSIX)
@@ -65,6 +84,7 @@ class Nameless(Record, frozen=True):
     mounts: bytes = (
         b""  # the link of the mount namespace that `name` is of; empty for the restorer's
     )
+    ring: RingState | None = None
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
@@ -223,6 +243,8 @@ class InodeBytes:
 
 def nameless_descriptor(ctx: RestoreContext, inode: Nameless, mode: int) -> int:
     """A descriptor (O_RDONLY or O_RDWR) of the inode, the same for all who ask; the processes inherit it."""
+    if inode.ring is not None:
+        return _ring_descriptor(ctx, inode.content, inode.ring)
 
     def make() -> int:
         made = ctx.once(("inode", inode.content.object_id), lambda: _make(ctx, inode))
@@ -233,6 +255,29 @@ def nameless_descriptor(ctx: RestoreContext, inode: Nameless, mode: int) -> int:
             os.close(fd)
 
     return ctx.once(("inode", inode.content.object_id, mode), make)
+
+
+def _ring_descriptor(ctx: RestoreContext, content: Content, state: RingState) -> int:
+    """The one descriptor of a ring, brought to where it was; its memory holds what it held."""
+    shape = shape_of(state)
+
+    def make() -> int:
+        try:
+            fd = ctx.opened(io_ring.make(shape))
+        except OSError as error:
+            raise RestoreConflictError(
+                f"a ring of io_uring cannot be made: {error.strerror}; see kernel.io_uring_disabled (sysctl)",
+                error.errno or errno.EPERM,
+            ) from error
+        with io_ring.Ring(fd, shape) as ring:
+            ring.advance(state.requests)
+            ranges = ctx.contents.data_ranges(content.object_id)
+            ctx.contents.copy_to(content.object_id, ranges, ring.write)
+            if state.has_indices is None:
+                ring.number_indices()
+        return ctx.inheritable(fd)
+
+    return ctx.once(("ring", content.object_id), make)
 
 
 def tmpfile_original(ctx: RestoreContext, inode: Nameless) -> int:

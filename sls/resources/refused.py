@@ -13,8 +13,6 @@ from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile
 # start of the link in /proc/<pid>/fd → why
 _REASONS: Final = {
     b"anon_inode:[userfaultfd]": "a userfaultfd handles page faults of memory that would not wait for it",
-    b"anon_inode:[io_uring]": "io_uring works through memory shared with the kernel, which cannot be made again",
-    b"anon_inode:[io-uring]": "io_uring works through memory shared with the kernel, which cannot be made again",
     b"anon_inode:bpf": "a bpf object lives in the kernel and cannot be read back",
     b"anon_inode:btf": "a bpf type description lives in the kernel and cannot be read back",
     b"anon_inode:[perf_event]": "a perf event counts on the hardware and cannot be set",
@@ -28,12 +26,6 @@ _REASONS: Final = {
     b"/dev/fuse": "/dev/fuse carries requests of programs that would not wait for the answer",
     b"mnt:[": "a namespace held by a descriptor is not supported",
     b"net:[": "a namespace held by a descriptor is not supported",
-}
-
-_CLOSE: Final = "close it before the checkpoint"
-_ADVICE: Final = {  # where the program can do without, and how is known
-    b"anon_inode:[io": "start the program without it (libuv, uvloop: UV_USE_IO_URING=0 in its environment; "
-    "MariaDB: --innodb-use-native-aio=0), or close it before the checkpoint",
 }
 
 
@@ -52,7 +44,4 @@ class Refused(FileType[RefusedRecord]):
     def capture(self, ctx: CaptureContext, file: OpenFile) -> NoReturn:
         name = file.target.decode(errors="replace").removeprefix("anon_inode:")
         reason = next(reason for start, reason in _REASONS.items() if file.target.startswith(start))
-        advice = next(
-            (one for start, one in _ADVICE.items() if file.target.startswith(start)), _CLOSE
-        )
-        raise file.unsupported(f"{name}: {reason}; {advice}")
+        raise file.unsupported(f"{name}: {reason}; close it before the checkpoint")

@@ -170,6 +170,23 @@ def test_x26_refused_by_name(job: Job, binaries: Path, kind: str) -> None:
     assert (job.wait_end(), job.text()) == (0, f"{READY}ok\n")
 
 
+def test_a_ring_is_waited_for(job: Job, binaries: Path) -> None:
+    """A request of io_uring(7) that ends within a second delays the checkpoint; one that does not refuses it."""
+    job.start(*command_of("io_uring_refused.c", binaries), job.directory / "go", "for a while")
+    job.wait_ready()
+    assert job.checkpoint() == 1
+
+
+def test_x26_a_ring_with_a_request_under_way_is_refused(job: Job, binaries: Path) -> None:
+    job.start(*command_of("io_uring_refused.c", binaries), job.directory / "go", "under way")
+    job.wait_ready()
+    code, reason = job.refusal("checkpoint", "")
+    assert code == errno.EAGAIN
+    assert "requests are under way" in reason
+    (job.directory / "go").touch()
+    assert (job.wait_end(), job.text()) == (0, f"{READY}ok\n")
+
+
 # --- generations that go --------------------------------------------------------------------
 
 

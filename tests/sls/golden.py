@@ -23,6 +23,7 @@ PROGRAMS: Final[dict[str, Sequence[str]]] = {
     "shared": ("shared_memory.c", "anonymous"),
     "threads": ("condition.c", "5"),
     "ipc-namespace": ("ipc_namespace.c",),
+    "io-uring": ("io_uring.c", "8", "100", "indices", "2"),
     "kinds": ("kinds.c", "mixture", "1"),
     "epoll": ("epoll.c",),
     "files": ("deleted.c",),
