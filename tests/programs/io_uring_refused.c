@@ -64,6 +64,7 @@ int main(int argc, char **argv)
     }
     if (!strcmp(kind, "unmapped"))
         expect("unmapped", munmap(queues, size) == 0 && munmap(entries, 64 * entry) == 0);
+    usleep(50000); /* a polling thread takes its name */
     wait_for_go(argv);
     expect("still open", fcntl(fd, F_GETFD) >= 0);
     if (!strcmp(kind, "under way")) {
