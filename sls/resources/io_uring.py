@@ -6,9 +6,11 @@ Programs on libuv (node, uvloop) have a ring that is idle whenever they sleep; d
 Requests under way live in the kernel alone: the checkpoint is tried again for a second, then refused.
 Sources: `sls.io_ring`; io_uring_get_unmapped_area() of io_uring/memmap.c.
 
-Not kept: rings with requests under way, a polling thread of the kernel, registered files, buffers or an eventfd, for
-one task alone, or with larger entries: refused. Flags of io_uring_setup(2) that nothing shows (IORING_SETUP_IOPOLL,
-_SUBMIT_ALL, _COOP_TASKRUN) and rings of provided buffers are not seen.
+Refused, too: a polling thread of the kernel, registered files, buffers or an eventfd, a ring for one task alone, larger
+entries. Not seen: rings of provided buffers, and flags of io_uring_setup(2) that nothing shows (IORING_SETUP_IOPOLL,
+_SUBMIT_ALL, _COOP_TASKRUN).
+
+Not kept: requests under way, polling threads, registered files and buffers: refused; flags that nothing shows.
 Kernel: Linux 6.6 (IORING_SETUP_NO_SQARRAY).
 """
 
