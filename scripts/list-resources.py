@@ -21,11 +21,11 @@ PROGRAMS = """
 
 Each does its work across three cycles of checkpoint, SIGKILL and restore. In `tests/acceptance`: redis-server with a
 client, memcached, nginx, PostgreSQL with psql in a transaction, sqlite3, bash with jobs, vim, tmux, screen, python3
-(multiprocessing, asyncio), perl, node with a worker, java with a thread pool, `xz -T2`. By hand, 2026-11-26, whole trees:
-go (also `go run`), rust, mono, erlang, sbcl, guile, ocaml, swipl, R, octave, ruby, php, lua, tcl, gawk, fish, zsh, emacs;
-node 22 and 24, uvicorn on uvloop, gunicorn, an ipython kernel; MariaDB, haproxy, dnsmasq, sshd with its client; OpenMPI's
-mpirun, `make -j2` with gcc; ffmpeg (the film is the same, byte by byte), PyTorch training (the same loss in the end) and
-its loader with workers, numpy.
+(multiprocessing, asyncio), perl, node with a worker, java with a thread pool, `xz -T2`. By hand, 2026-11-26, whole
+trees: go (also `go run`), rust, mono, erlang, sbcl, guile, ocaml, swipl, R, octave, ruby, php, lua, tcl, gawk, fish,
+zsh, emacs; node 22 and 24, uvicorn on uvloop, gunicorn, an ipython kernel; MariaDB, haproxy, dnsmasq, sshd with its
+client; OpenMPI's mpirun, `make -j2` with gcc; ffmpeg (the film is the same, byte by byte), PyTorch training (the same
+loss in the end) and its loader with workers, numpy.
 """
 STRESS_HEAD = """
 ## stress-ng
