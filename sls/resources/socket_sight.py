@@ -11,7 +11,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -100,7 +100,7 @@ class Sight:
     def _number(self, place: int) -> int:
         return int(_LENGTH.unpack(self._answer(place) or bytes(4))[0])
 
-    @property
+    @cached_property
     def kind(self) -> SocketKind:
         return SocketKind(self._number(0), self._number(1), self._number(2))
 
