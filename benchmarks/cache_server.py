@@ -8,6 +8,7 @@ import json
 import socket
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jobs import PROGRAMS, build
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sls import syscalls
+from sls.capture import Tracer
 
 KEYS = 1_000_000
 CONNECTIONS = 50
@@ -84,6 +90,7 @@ def rows(
     *,
     keys: int = KEYS,
     periods: Sequence[int] = (100, 20),
+    floor: bool = True,
 ) -> Iterator[str]:
     """A table: throughput and latency without, and at each period."""
     program = build(PROGRAMS / "load.c", directory)
@@ -119,8 +126,65 @@ def rows(
             )
             yield f"| without, again | {after.rate:,.0f} | | | | {_latency(after)} | | | |"
             before = after
+            if floor:
+                for target in ("-", str(directory / "kept")):
+                    yield _floor_row(
+                        directory, program, (pid, port), keys, period_ms, seconds, target
+                    )
         (partition / "detach").write_text(f"{pid}")
         partition.rmdir()
+
+
+def _floor_row(
+    directory: Path,
+    program: Path,
+    server: tuple[int, int],
+    keys: int,
+    period_ms: int,
+    seconds: float,
+    target: str,
+) -> str:
+    """The row of the floor; `target`: the file that it writes, or - for none. It stops the server as we do."""
+    pid, port = server
+    keeper = build(PROGRAMS / "floor_keep.c", directory)
+    with _armed(pid):
+        load(program, port, keys, 1)
+        before = load(program, port, keys, seconds)
+        command = [str(keeper), f"{pid}", f"{period_ms}", f"{seconds}", target]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as kept:
+            during = load(program, port, keys, seconds)
+            words = kept.communicate()[0].split()
+        after = load(program, port, keys, seconds)
+    lost = 1 - during.rate / ((before.rate + after.rate) / 2)
+    what = "stop, find, copy" if target == "-" else "and lz4, write"
+    return (
+        f"| floor, {period_ms} ms: {what} | {during.rate:,.0f} | {lost:.0%} | | | {_latency(during)} "
+        f"| {words[0]} of {seconds * 1000 / period_ms:.0f} | {int(words[1]) / 1000:.1f} | {words[2]} |"
+    )
+
+
+@contextmanager
+def _armed(pid: int) -> Iterator[None]:
+    """A process whose writes are tracked; nobody looks at them."""
+    words = [sys.executable, __file__, f"{pid}"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"armed\n"
+        try:
+            yield
+        finally:
+            process.stdin.close()
+
+
+def _arm(pid: int) -> None:
+    """Track the writes of a process until stdin ends."""
+    syscalls.become_tracer()
+    tracer = Tracer()
+    tracer.capture(lambda: [pid], full=True, track=True)
+    print("armed", flush=True)
+    sys.stdin.read()
+    tracer.leave(lambda: [pid])
 
 
 def _latency(one: Load) -> str:
@@ -139,3 +203,7 @@ def _stops(partition: Path, first: int, last: int) -> str:
     stops = sorted(note["stop_ns"] / 1e6 for note in notes)
     pages = statistics.median(note["pages"] for note in notes)
     return f"| {stops[len(stops) // 2]:.1f} / {stops[len(stops) * 99 // 100]:.1f} | {pages:.0f} |"
+
+
+if __name__ == "__main__":
+    _arm(int(sys.argv[1]))

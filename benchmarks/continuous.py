@@ -281,6 +281,7 @@ def redis_row(options: Options) -> None:
         options.partitions,
         options.seconds,
         keys=100_000 if quick else cache_server.KEYS,
+        floor=options.floor,
     ):
         print(line, flush=True)
 

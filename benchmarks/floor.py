@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -52,8 +52,9 @@ class Traced(NamedTuple):
         return int(found[1], 0) if found else 0
 
 
-def stop_of(worker: int, directory: Path) -> list[Traced]:
-    """The calls of the median stop among a few that the tracer makes."""
+def stop_of(worker: int, pids: Sequence[int], directory: Path) -> list[Traced]:
+    """The calls of the median stop of these processes among a few that the tracer makes."""
+    tids = {int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()}
     path = directory / "tracer.strace"
     command = ["strace", "-y", "-s", "64", "-ttt", "-o", str(path), "-p", str(worker)]
     watcher = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -71,15 +72,16 @@ def stop_of(worker: int, directory: Path) -> list[Traced]:
             continue
         calls.append(Traced(found[1], found[2], found[3]))
         if found[1] == "sendmsg":
-            stops.append(_only_stop(calls))
+            stops.append(_only_stop(calls, tids))
             calls = []
     whole = sorted((stop for stop in stops[1:] if stop), key=len)
     assert whole, "no stop was seen: does the tracer work?"
     return whole[len(whole) // 2]
 
 
-def _only_stop(calls: Sequence[Traced]) -> list[Traced]:
-    starts = [at for at, one in enumerate(calls) if one.request in _STOPS]
+def _only_stop(calls: Sequence[Traced], tids: Container[int]) -> list[Traced]:
+    """From the first call that stops one of these threads; before it others may have been (`sls.warm_up`)."""
+    starts = [at for at, one in enumerate(calls) if one.request in _STOPS and one.number(1) in tids]
     ends = [at for at, one in enumerate(calls) if one.request in _ENDS]
     return list(calls[starts[0] : ends[-1] + 1]) if starts and ends else []
 
@@ -254,7 +256,7 @@ def measure(
     worker: int, pids: Sequence[int], directory: Path, period_ms: int, rounds: int = 200
 ) -> list[float]:
     """Milliseconds of each round of the floor, on processes that this tracer keeps; the tracer is killed for it."""
-    stop = stop_of(worker, directory)
+    stop = stop_of(worker, pids, directory)
     lines = arenas(pids, directory)
     os.kill(worker, signal.SIGKILL)
     while Path(f"/proc/{worker}/fd").exists() and list(Path(f"/proc/{worker}/fd").iterdir()):

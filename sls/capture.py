@@ -7,7 +7,7 @@ written into the last one, so that the next holds only changes.
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sls import proc, syscalls
 from sls.content_digests import ContentDigests
@@ -23,6 +23,8 @@ from sls.resources import PROCESS_STATES, Parting
 from sls.session import CapturedObject, Member, Session, copy_content
 from sls.sharing import is_shared
 from sls.sleep import Sleepers
+
+_READ_ANY_TIME: Final = ("read", "link", "status of")  # kinds of looks that are reads of /proc
 
 
 class Capture(NamedTuple):
@@ -120,6 +122,13 @@ class Tracer:
         for pid, member in self._members.items():
             member.looks.begin(is_asking=is_asking)
             _look_ahead(pid, member, anew=False)
+
+    def warm_up(self) -> None:
+        """A stop comes soon: read what it will read, as far as it may be read of running tasks (`sls.warm_up`)."""
+        for member in self._members.values():
+            member.looks.warm_up(_READ_ANY_TIME)
+            with suppress(SlsError, OSError):
+                member.tracker.warm_up()
 
     def frozen(self, members: Callable[[], Iterable[int]]) -> Frozen:
         """Everyone stopped, for a `with` block."""

@@ -13,7 +13,7 @@ the task makes the calls that only look, for us.
 after it, and must be equal; nothing is read of them in the stop. Single-threaded.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
@@ -68,6 +68,17 @@ class Observations:
         self._seen, self._started, self._replies = {}, {}, {}
         self._is_over = False
         self._make(self._leisurely)
+
+    def warm_up(self, kinds: Container[str]) -> None:
+        """Make looks of the last time that may be made at running tasks, of some `kinds`: to no end but their speed.
+
+        The kind of a look is the first part of its key.
+        """
+        for plan in (self._next_plan, self._next_meanwhile):
+            for key, look in plan.items():
+                if isinstance(key, tuple) and key[0] in kinds:
+                    with suppress(SlsError, OSError):
+                        look()
 
     def repeat(self) -> None:
         """Make the looks of the last time that were not made yet. A look that fails is left to who asks for it."""

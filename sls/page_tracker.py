@@ -216,6 +216,13 @@ class PageTracker:
         self._is_fresh = True
         self._dense, self._rest = [], []
 
+    def warm_up(self) -> None:
+        """Have the kernel walk the page tables of the dense, and arm nothing."""
+        for start, end in self._dense:
+            syscalls.scan_pages(
+                self._pagemap, start, end, all_of=PAGE_IS_WRITTEN, returned=PAGE_IS_WRITTEN
+            )
+
     # --- the dense ---
 
     def _note(self, vmas: Sequence[VmaLine]) -> None:

@@ -584,6 +584,13 @@ NAMESPACES: Final = (
 )  # fmt: skip
 
 
+def has_idle_processor() -> bool:
+    """Whether fewer tasks want to run, this one among them, than there are processors."""
+    with open("/proc/loadavg", "rb") as file:
+        running = file.read().split()[3].partition(b"/")[0]
+    return int(running) < (os.cpu_count() or 1)
+
+
 def boot_id() -> str:
     """The number of this boot: inode numbers of pipes and sockets mean something only within one."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

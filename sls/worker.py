@@ -63,6 +63,7 @@ from sls.ranges import RangeArray
 from sls.ranges import Ranges as RangeList
 from sls.resources import Loss, Parting, Writer
 from sls.restore import part, restore
+from sls.warm_up import AHEAD_NS, WarmUp
 
 _PIECE_BYTES = 8 << 20
 _BUFFERS = 2
@@ -192,6 +193,8 @@ class Worker:
         self._periodic_serial = 0
         self._continue = _NO_MORE
         self._due_ns = 0
+        self._warm_up = WarmUp()
+        self._is_warm = False  # for the capture that is due next
         self._missed = 0
         self._restored: dict[int, int] = {}  # root → pidfd
         self._deferred: deque[tuple[ToWorker, Sequence[int]]] = deque()
@@ -207,6 +210,10 @@ class Worker:
             let_go_strays()
             if self._continue.period_ms and time.monotonic_ns() >= self._due_ns:
                 self._capture_due()
+            elif self._is_warm_up_due():
+                self._is_warm = True
+                if self._free and self._warm_up.is_worth_it(self._continue.period_ms):
+                    self._warm_up.run(self._tracer)
 
     # --- waiting ---
 
@@ -215,8 +222,14 @@ class Worker:
             return
         timeout_s = _IDLE_S
         if self._continue.period_ms:
-            timeout_s = min(timeout_s, max(0, self._due_ns - time.monotonic_ns()) / 1e9)
+            due_ns = self._due_ns if self._is_warm else self._due_ns - AHEAD_NS
+            timeout_s = min(timeout_s, max(0, due_ns - time.monotonic_ns()) / 1e9)
         select.select([self._channel.fileno(), *self._restored.values()], [], [], timeout_s)
+
+    def _is_warm_up_due(self) -> bool:
+        if self._is_warm or not self._continue.period_ms:
+            return False
+        return time.monotonic_ns() >= self._due_ns - AHEAD_NS
 
     def _readable(self) -> bool:
         return bool(self._deferred) or bool(select.select([self._channel], [], [], 0)[0])
@@ -297,6 +310,7 @@ class Worker:
         """Take what stays in the members between captures out of them."""
         members = self._continue.members
         self._tracer.leave(lambda: family(members))
+        self._warm_up.end()
         self._last_serial = 0
 
     def _capture_due(self) -> None:
@@ -304,6 +318,7 @@ class Worker:
         late = (time.monotonic_ns() - self._due_ns) // period_ns
         self._missed += late
         self._due_ns += (late + 1) * period_ns
+        self._is_warm = False
         if not self._free:
             self._missed += 1
             return
