@@ -566,9 +566,9 @@ def has_netlink_dump(inode: int) -> bool:
     return any(row[9] == str(inode) and row[6] != "0" for row in net_table("netlink"))
 
 
-def raw_remote(inode: int) -> bytes | None:
-    """The address that a raw socket is connected to, in network order; None when it is not."""
-    for name in ("raw", "raw6"):
+def portless_remote(inode: int) -> bytes | None:
+    """The address that a raw or ping socket is connected to, in network order; None when it is not."""
+    for name in ("raw", "raw6", "icmp", "icmp6"):
         for row in net_table(name):
             if row[9] == str(inode) and row[3] == "01":
                 words = bytes.fromhex(row[2].partition(":")[0])

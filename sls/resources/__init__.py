@@ -58,6 +58,7 @@ from sls.resources.numa import (
 from sls.resources.other_socket import OtherSocket, OtherSocketRecord
 from sls.resources.packet_socket import PacketSocket, PacketSocketRecord
 from sls.resources.pidfd import Pidfd, PidfdRecord
+from sls.resources.ping_socket import PingSocket, PingSocketRecord
 from sls.resources.pipe import Pipe, PipeRecord
 from sls.resources.posix_queue import PosixQueueFile, PosixQueueRecord
 from sls.resources.posix_timer import PosixTimers, PosixTimersRecord
@@ -151,6 +152,7 @@ FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
     UnixSocket(),
     NetlinkSocket(),
     RawSocket(),
+    PingSocket(),
     PacketSocket(),
     OtherSocket(),  # behind every kind of socket
     Epoll(),  # last: what it watches is set up by then
@@ -206,6 +208,7 @@ AnyFileRecord = (
     | UnixSocketRecord
     | NetlinkSocketRecord
     | RawSocketRecord
+    | PingSocketRecord
     | PacketSocketRecord
     | OtherSocketRecord
     | EpollRecord

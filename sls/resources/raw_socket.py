@@ -52,19 +52,14 @@ class RawSocket(FileType[RawSocketRecord]):
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> RawSocketRecord:
         with socket_view(file.descriptor) as view:
-            poller = select.poll()
-            poller.register(view.fileno(), select.POLLIN)
-            if poller.poll(0):
-                ctx.lose(
-                    file.pid, f"fd {file.fd}", "packets that a raw socket has not read yet are lost"
-                )
+            tell_unread(ctx, file, "a raw socket")
             return RawSocketRecord(
                 file_id=file.file_id,
                 flags=file.flags,
                 domain=view.family,
                 protocol=view.proto,
                 local=local_address(view),
-                remote=_remote(file, view),
+                remote=remote_of(file, view.family),
                 options=capture_options(ctx, file),
                 type_filter=_type_filter(view),
             )
@@ -93,10 +88,18 @@ def _type_filter(view: socket.socket) -> bytes:
         return b""
 
 
-def _remote(file: OpenFile, view: socket.socket) -> InetAddress | None:
-    """getpeername(2) fails for a port of 0, which is what raw sockets are connected to."""
-    packed = proc.raw_remote(inode_of(file))
-    return InetAddress(host=socket.inet_ntop(view.family, packed), port=0) if packed else None
+def tell_unread(ctx: CaptureContext, file: OpenFile, name: str) -> None:
+    """A loss where packets wait, for their headers are not to be had without taking them."""
+    poller = select.poll()
+    poller.register(file.descriptor, select.POLLIN)
+    if poller.poll(0):
+        ctx.lose(file.pid, f"fd {file.fd}", f"packets that {name} has not read yet are lost")
+
+
+def remote_of(file: OpenFile, family: int) -> InetAddress | None:
+    """getpeername(2) fails for a port of 0, which is what sockets without ports are connected to."""
+    packed = proc.portless_remote(inode_of(file))
+    return InetAddress(host=socket.inet_ntop(family, packed), port=0) if packed else None
 
 
 def _attempt(domain: int, address: InetAddress, move: Callable[[Any], None]) -> None:

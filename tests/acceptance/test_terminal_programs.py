@@ -5,6 +5,7 @@ from where the checkpoint found it.
 """
 
 import subprocess
+from functools import partial
 
 import pytest
 
@@ -30,7 +31,7 @@ def counts_on(job: Job) -> None:
         job.kill()
         told = len(numbers(job))
         job.restore()
-        job.wait_for(lambda told=told: len(numbers(job)) > told + 10, "more numbers")
+        job.wait_more_lines(10)
         new = numbers(job)[told:]
         assert new == list(range(new[0], new[0] + len(new)))
         assert new[0] <= last + AHEAD
@@ -58,6 +59,9 @@ def test_x27_tmux(job: Job) -> None:
         shown = [word for word in tmux("capture-pane", "-p").split() if word.isdigit()]
         return int(shown[-1]) if shown else -1
 
+    def is_past(number: int) -> bool:
+        return newest() > number
+
     job.start("tmux", "-S", server, "-f", "/dev/null", "-D", attach=False)
     job.wait_for(server.exists, "its socket")
     tmux("new-session", "-d", "-x", "80", "-y", "24", "bash --norc --noprofile")
@@ -70,4 +74,4 @@ def test_x27_tmux(job: Job) -> None:
         job.kill()
         job.restore()
         assert newest() <= last
-        job.wait_for(lambda last=last: newest() > last + 10, "more numbers")
+        job.wait_for(partial(is_past, last + 10), "more numbers")

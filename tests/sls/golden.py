@@ -35,6 +35,7 @@ PROGRAMS: Final[dict[str, Sequence[str]]] = {
     "net-namespace": ("net_namespace.py", "kept"),
     "numa": ("numa.c", "bind"),
     "packet": ("packet_socket.py", "bound"),
+    "ping": ("ping_socket.py", "4", "used"),
     "pipe": ("pipe.py", "2", "100"),
     "posix-timers": ("posix_timers.c",),
     "pty": ("pty.c", "packet"),
