@@ -10,13 +10,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from sls import proc, syscalls
 from sls.blank import BlankProcess, Forest
 from sls.descriptor_moves import moves
+from sls.errors import TaskDiedError
 from sls.image import Image, ProcessImage
 from sls.numbers import wait_for_numbers
 from sls.ranges import difference, intersection
@@ -375,9 +376,23 @@ class _Restore:
         for process in self._living:
             if stopped or process.is_stopped:
                 os.kill(process.pid, signal.SIGSTOP)
+        ours = {root.pid for root in self._image.roots()}
         for process in self._living:
-            for tid in self._blank(process).threads:
-                syscalls.detach(tid)
+            for tid in self._blank(process).threads:  # the leader first
+                try:
+                    syscalls.detach(tid)
+                except (
+                    TaskDiedError
+                ):  # those that run already have ended it, or run another program
+                    if tid not in ours:
+                        _wait_end(tid)
+
+
+def _wait_end(tid: int) -> None:
+    """A tracee is gone for others (its parent, execve(2) in its process) when its tracer has waited for it too."""
+    with suppress(ChildProcessError):
+        while os.WIFSTOPPED(os.waitpid(tid, syscalls.WALL)[1]):
+            pass
 
 
 def _syscall_instruction(image: Image, pid: int) -> int:

@@ -140,6 +140,11 @@ def test_what_is_missing_is_named_and_can_be_put_right(
     assert words in conflict("needs.py", between=lambda: cause(tmp_path)).refusal
 
 
+def test_one_that_runs_before_its_threads_are_let_go(restored: Kept) -> None:
+    """It ends them by execve(2), as one that ends itself would: that is its business, and no failure."""
+    restored("let_go.c")
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of 256 KiB in the program's directory."""
