@@ -36,7 +36,10 @@ class Loader:
     def load(
         self, base: Base, lock: threading.RLock, object_id: int, number: int
     ) -> "Future[None]":
-        """Done when that block was loaded, or a flush came between. Raises SlosError there."""
+        """Done when that block was loaded, or a flush came between. Raises SlosError there.
+
+        Of blocks that are loaded together the first may be the only one, if others are damaged.
+        """
         first, count = number, 1
         if number and base.has_block(object_id, number - 1):
             count = WINDOW - number % WINDOW
@@ -54,7 +57,13 @@ class Loader:
         _, object_id, number = places[0]
         count = places[-1][2] - number + 1
         try:
-            epoch, blocks = base.fetch(object_id, number, count)
+            try:
+                epoch, blocks = base.fetch(object_id, number, count)
+            except SlosError:
+                if count == 1:
+                    raise
+                # One of the blocks ahead may be damaged: that is for who asks for it.
+                epoch, blocks = base.fetch(object_id, number, 1)
             with lock:
                 base.keep(epoch, object_id, number, blocks)
         finally:
