@@ -119,9 +119,8 @@ class ObjectTransaction:
         self._open = True
         # In order: what is known to lie in the log, then what waits, then parts of pages.
         self._chunks: list[Entries] = []
-        self._views: list[
-            View
-        ] = []  # of the chunks; those of the last ones come when they are asked for
+        # Of the chunks; those of the last ones come when they are asked for.
+        self._views: list[View] = []
         self._pending: list[tuple[int, Array, memoryview]] = []
         self._pending_bytes = 0
         self._partial: dict[tuple[int, int], bytearray] = {}
@@ -452,9 +451,13 @@ class ObjectTransaction:
                 self._write_part(object_id, start, memoryview(_ZERO_PAGE)[: stop - start])
 
     def _drop_waiting(self, object_id: int, first: int, last: int) -> None:
-        for key in [key for key in self._partial if key[0] == object_id]:
-            if first <= key[1] < last:
-                del self._partial[key]
+        if last - first < len(self._partial):
+            for number in range(first, last):
+                self._partial.pop((object_id, number), None)
+        else:
+            for key in [key for key in self._partial if key[0] == object_id]:
+                if first <= key[1] < last:
+                    del self._partial[key]
         if any(owner == object_id for owner, _, __ in self._pending):
             self._flush()
 
@@ -468,8 +471,18 @@ class ObjectTransaction:
         self._add_chunk(object_id, pages, np.zeros(len(pages), np.uint64))
 
     def _all_views(self) -> list[View]:
-        """Chunks are only added, and holes come by the ten thousand: each is looked through once."""
-        self._views += [View(chunk) for chunk in self._chunks[len(self._views) :]]
+        """The chunks, merged until each is at least twice as long as the next.
+
+        Holes come by the ten thousand, and each of them asks all chunks: so there are few.
+        """
+        new = self._chunks[len(self._views) :]
+        for chunk in new:
+            newest = chunk
+            while self._views and len(self._views[-1].entries.ids) < 2 * len(newest.ids):
+                newest = merge_runs([self._views.pop().entries, newest], base=False)
+            self._views.append(View(newest))
+        if new:
+            self._chunks = [view.entries for view in self._views]
         return self._views
 
     # The commit itself: one run with what changed, one record that makes it a generation.

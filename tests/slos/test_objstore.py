@@ -19,9 +19,11 @@ from hypothesis.stateful import (
 )
 
 from slos.errors import ObjectExistsError, ObjectNotFoundError
+from slos.extents import View
+from slos.format import Array
 from slos.objstore import ObjectStore
 from slos.store import PAGE_BYTES, Store
-from tests.slos.fakes.device import RecordingDevice, crash_images
+from tests.slos.fakes.device import MemoryDevice, RecordingDevice, crash_images
 from tests.slos.fakes.workload import Contents, new_image, overwrite
 
 LONG = os.environ.get("SLS_LONG") == "1"
@@ -245,3 +247,40 @@ def test_x02_store_is_a_dict_that_survives() -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_holes_by_the_thousand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holes in any order between writes: right, and each of them asks few of those before it."""
+    asked = 0
+    look = View.slice
+
+    def counted(view: View, object_id: int, first: int, last: int) -> tuple[Array, Array]:
+        nonlocal asked
+        asked += 1
+        return look(view, object_id, first, last)
+
+    monkeypatch.setattr(View, "slice", counted)
+    chance = random.Random(71)
+    pages, holes = 4096, 3000
+    data = bytearray(chance.randbytes(pages * PAGE_BYTES))
+    device = MemoryDevice(new_image(tmp_path, segment_bytes=1 << 20))
+    with ObjectStore.open_device(device, background=False) as store:
+        store.create_partition(1)
+        with store.begin(1) as transaction:
+            transaction.write(1, 0, data)
+            transaction.commit()
+        asked = 0
+        with store.begin(1, parent=1) as transaction:
+            for number in chance.sample(range(pages), holes):
+                start = number * PAGE_BYTES
+                length = chance.choice([PAGE_BYTES, 3 * PAGE_BYTES])
+                transaction.discard(1, start, length)
+                end = min(len(data), start + length)
+                data[start:end] = bytes(end - start)
+                if number % 100 == 0:
+                    part = chance.randbytes(PAGE_BYTES)
+                    transaction.write_pages(1, [number], part)
+                    overwrite(data, start, part)
+            transaction.commit()
+        assert asked < holes * 32
+        check_contents(store, 1, 2, {1: bytes(data)})
