@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 import lz4.block
 import numpy as np
-from xxhash import xxh3_64_digest
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -212,35 +213,73 @@ class Least(NamedTuple):
 
     wall: float
     hash: float
+    lookup: float
     lz4: float
+    records: float
     write: float
     sync: float
 
+    @property
+    def cpu(self) -> float:
+        return sum(self[1:])
+
     def __str__(self) -> str:
-        cpu = self.hash + self.lz4 + self.write + self.sync
-        parts = f"hash {self.hash:.2f}, lz4 {self.lz4:.2f}, pwritev {self.write:.2f}"
-        return f"{self.wall:.2f} ms, CPU {cpu:.2f}: {parts}, fdatasync {self.sync:.2f}"
+        parts = ", ".join(f"{name} {getattr(self, name):.2f}" for name in self._fields[1:])
+        return f"{self.wall:.2f} ms, CPU {self.cpu:.2f}: {parts}"
+
+
+HEADER = struct.Struct("<4sBBHIIQQQQQ")
+
+
+def least_record(number: int, *parts: bytes | memoryview) -> list[bytes | memoryview]:
+    """A record as small as one can be that tells what it is and whether it is whole."""
+    length = sum(map(len, parts))
+    summed = xxh3_64_intdigest(parts[-1])
+    head = HEADER.pack(b"SLr1", 3, 0, 16, length, 0, 1, number, number, 0, summed)
+    return [head, xxh3_64_digest(head), *parts, bytes(-length % 64)]
+
+
+def least_index(numbers: np.ndarray, first: int) -> bytes:
+    """Which page lies where, as columns of differences, compressed."""
+    columns = np.array([np.ones_like(numbers), numbers, np.arange(first, first + len(numbers))])
+    columns[:, 1:] -= columns[:, :-1].copy()
+    raw = columns.astype("<u8").view(np.uint8).reshape(3, -1, 8).transpose(0, 2, 1).tobytes()
+    return lz4.block.compress(raw, store_size=False)
 
 
 def least_commit(bench: Bench, data: memoryview, seconds: float, rate: float) -> Least:
-    """Hash pages, compress blocks, one pwritev, fdatasync: plain calls, no store around them."""
+    """Hash pages, look them up, compress blocks, make records and an index, one pwritev, fdatasync.
+
+    Plain calls, no store around them: no objects, no runs, no generations, no locks.
+    """
     path = bench.directory / "plain"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     rows: list[list[float]] = []
+    known = np.zeros(8 * bench.size // PAGE_BYTES, np.uint8)
     position, number, began = 0, 0, time.perf_counter()
     while number / rate < seconds:
         time.sleep(max(0.0, began + number / rate - time.perf_counter()))
+        numbers = np.sort(bench.chance.choice(bench.size // PAGE_BYTES, PAGES, replace=False))
         start = (number * 37 % (len(data) // PAGE_BYTES - PAGES)) * PAGE_BYTES
         part = memoryview(bytearray(data[start : start + PAGES * PAGE_BYTES]))
         at, used = time.perf_counter(), [time.process_time()]
-        for page in range(0, len(part), PAGE_BYTES):
-            xxh3_64_digest(part[page : page + PAGE_BYTES])
+        pages = [part[page : page + PAGE_BYTES] for page in range(0, len(part), PAGE_BYTES)]
+        digests = b"".join(map(xxh3_64_digest, pages))
+        used.append(time.process_time())
+        slots = np.frombuffer(digests, np.int64) & (len(known) - 1)
+        known[slots] += 1
         used.append(time.process_time())
         blocks = [part[block : block + 65536] for block in range(0, len(part), 65536)]
         packed = [lz4.block.compress(block, store_size=False) for block in blocks]
-        used.append(time.process_time())
         bodies = [min(pair, key=len) for pair in zip(packed, blocks, strict=True)]
-        position += os.pwritev(fd, bodies, position)
+        used.append(time.process_time())
+        records: list[bytes | memoryview] = []
+        for place, body in enumerate(bodies):
+            records += least_record(place, digests[place * 128 : place * 128 + 128], body)
+        records += least_record(11, least_index(numbers, number * PAGES))
+        records += least_record(12, f"generation {number}".encode())
+        used.append(time.process_time())
+        position += os.pwritev(fd, records, position)
         used.append(time.process_time())
         os.fdatasync(fd)
         used.append(time.process_time())
@@ -518,43 +557,42 @@ def row_reclaim(bench: Bench) -> Row:
 
 
 def row_collect(bench: Bench) -> Row:
-    """Commits a second with and without collection beside them."""
-    size = bench.size // 4
-    count = 100 if bench.quick else 600
-    rates: dict[str, float] = {}
+    """Commits a second with and without collection beside them, in turns."""
+    size, rounds, most = bench.size // 4, 3 if bench.quick else 8, 150
+    rates: dict[bool, list[float]] = {False: [], True: []}
     with bench.store() as (store, _):
         for oid in (1, 2):
             store.create_partition(oid)
-        for _ in range(8):
-            with store.begin(2) as transaction:
-                transaction.write(1, 0, bench.random_bytes(size // 4))
-                transaction.commit()
         with store.begin(1) as transaction:
             transaction.write(1, 0, bench.random_bytes(size))
             parent = transaction.commit().epoch
-        busy = 0.0
-        for how in ("quiet", "collecting"):
-            if how == "collecting":
-                for epoch in (1, 3, 5, 7):
-                    store.delete_generation(2, epoch)
-            done = store.statistics().collections
-            began = time.perf_counter()
-            for number in range(count):
-                numbers = np.sort(bench.chance.choice(size // PAGE_BYTES, PAGES, replace=False))
-                with store.begin(1, parent=parent) as transaction:
-                    transaction.write_pages(1, numbers, bench.random_bytes(PAGES * PAGE_BYTES))
-                    parent = transaction.commit().epoch
-                if how == "collecting" and store.statistics().collections == done:
-                    busy = (number + 1) / count
-                if number % 50 == 49:
+        for _ in range(rounds):
+            for _ in range(2):
+                with store.begin(2) as transaction:
+                    transaction.write(1, 0, bench.random_bytes(size // 4))
+                    newest = transaction.commit().epoch
+            for collecting in (False, True):
+                counts = store.core.counts
+                done = counts.collections
+                if collecting:
+                    store.delete_generation(2, newest - 1)
                     store.retain(1, 20)
-            rates[how] = count / (time.perf_counter() - began)
+                began, number = time.perf_counter(), 0
+                while number < most and counts.collections == done:
+                    numbers = np.sort(bench.chance.choice(size // PAGE_BYTES, PAGES, replace=False))
+                    with store.begin(1, parent=parent) as transaction:
+                        transaction.write_pages(1, numbers, bench.random_bytes(PAGES * PAGE_BYTES))
+                        parent = transaction.commit().epoch
+                    number += 1
+                rates[collecting].append(number / (time.perf_counter() - began))
+            store.collect()
         moved = store.statistics().bytes_moved
-    loss = 1 - rates["collecting"] / rates["quiet"]
+    quiet, busy = (statistics.median(rates[collecting]) for collecting in (False, True))
+    loss = statistics.median(1 - b / q for q, b in zip(rates[False], rates[True], strict=True))
     return (
-        f"commits while collection runs {busy:.0%} of the time, {moved / MIB:.0f} MiB moved",
-        f"{rates['collecting']:.0f}/s ({loss:+.0%} lost)",
-        f"without {rates['quiet']:.0f}/s",
+        f"commits while collection runs, {moved / MIB:.0f} MiB moved, {rounds} turns",
+        f"{busy:.0f}/s ({loss:+.0%} lost)",
+        f"without {quiet:.0f}/s",
         "≤ 25 % lost",
         loss <= 0.25,
     )

@@ -7,6 +7,7 @@ Two locks, taken in this order: `append_lock` (the log's head, so writers among 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event as Signal
 from threading import Lock, RLock
 from typing import Protocol
 
@@ -72,6 +73,9 @@ class Core:
         self.reader = PageReader(self.log, self.locate, self.pool)
         self.runs = RunReader(self.log)
         self.holders: set[Holder] = set()
+        # Set while no transaction is open.
+        self.idle = Signal()
+        self.idle.set()
         self.counts = Counts()
         # Long transactions append from here, so that the next part is compressed meanwhile.
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="slos-writer")
@@ -162,7 +166,7 @@ class Core:
             offset = run.leaves[0] if run is not None and run.leaves else -1
             raise CorruptObjectError(
                 f"generation {record.epoch} of partition {record.oid}: its index (run {run_id} at "
-                f"file offset {offset}) is damaged; run slsctl fsck",
+                f"file offset {offset}) is damaged; look into dmesg and run slsctl fsck",
                 oid=record.oid,
                 generation=record.epoch,
                 offset=offset,
@@ -250,8 +254,8 @@ class Core:
         place = int(self.locate(np.array([page_id], np.uint64)).offsets[0])
         return CorruptObjectError(
             f"generation {record.epoch} of partition {record.oid}: object {object_id:#x} is damaged "
-            f"at offset {number * PAGE_BYTES} (file offset {place}); use an older generation "
-            "and run slsctl fsck",
+            f"at offset {number * PAGE_BYTES} (file offset {place}); use an older generation, "
+            "look into dmesg and run slsctl fsck",
             oid=record.oid,
             generation=record.epoch,
             offset=number * PAGE_BYTES,

@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from slos.format import Array
 
 _RATIO = 8
-# Bytes of the filter for each page: one in twenty lookups of a page that is not there goes on.
+# Bytes of the filter for each page: of a thousand pages that are not there a few are looked for.
 _FILTER_SHARE = 8
 _FILTER_BYTES = 1 << 16
 _RECENT = 16384
-_OTHER_BITS = np.uint64(32)
+# Of so many pages each is looked for by itself among the newest ones.
+_FEW = 4
+_OTHER_BITS = 32
+# Bytes with four bits set.
+_PATTERNS = np.array([byte for byte in range(256) if byte.bit_count() == 4][:64], np.uint8)
 _NONE = np.zeros(0, np.uint64)
 
 
@@ -37,38 +41,49 @@ class HashIndex:
 
     def __init__(self, max_entries: int = 8 << 20):
         self.levels: list[Level] = []
-        # The newest pages: many small additions would make merging dear.
-        self._recent: dict[int, int] = {}
+        # The newest pages, in the order they came: many small levels would make merging dear.
+        self._recent = np.zeros((2, _RECENT), np.uint64)
+        self._recent_count = 0
+        # Hash → id of the first of them; the rest is taken in when many are looked for.
+        self._known: dict[int, int] = {}
+        self._known_count = 0
         self.next_key = 0
         self._max_entries = max_entries
-        # Most pages are new, and two looks at a small table tell: a byte for each value of the
-        # hashes' lowest bits and of other bits, set if it occurs. Grows with the index, forgets
-        # nothing.
-        self._filter = np.zeros(_FILTER_BYTES, np.bool_)
+        # Most pages are new, and a look at a small table tells: a page sets four bits of one byte,
+        # chosen by other bits of its hash than the byte is. Grows with the index, forgets nothing.
+        self._filter = np.zeros(_FILTER_BYTES, np.uint8)
 
     def __len__(self) -> int:
-        return len(self._recent) + sum(len(level.ids) for level in self.levels)
+        return self._recent_count + sum(len(level.ids) for level in self.levels)
 
     def add(self, hashes: Array, ids: Array) -> None:
         """New pages."""
-        self._recent.update(zip(hashes.tolist(), ids.tolist(), strict=True))
         self._mark(hashes)
-        if len(self._recent) >= _RECENT:
-            self._settle()
+        done = 0
+        while done < len(ids):
+            begin = self._recent_count
+            end = min(begin + len(ids) - done, _RECENT)
+            part = slice(done, done + end - begin)
+            self._recent[0, begin:end] = hashes[part]
+            self._recent[1, begin:end] = ids[part]
+            self._recent_count = end
+            done = part.stop
+            if end == _RECENT:
+                self._settle()
 
-    def _slots(self, hashes: Array) -> NDArray[np.intp]:
-        return (hashes & np.uint64(len(self._filter) - 1)).astype(np.intp)
+    def _places(self, hashes: Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """(bytes of the filter, bits in them) of pages."""
+        numbers = hashes.view(np.int64)
+        patterns = _PATTERNS[(numbers >> _OTHER_BITS) & (len(_PATTERNS) - 1)]
+        return numbers & (len(self._filter) - 1), patterns
 
     def _mark(self, hashes: Array) -> None:
-        self._filter[self._slots(hashes)] = True
-        self._filter[self._slots(hashes >> _OTHER_BITS)] = True
+        np.bitwise_or.at(self._filter, *self._places(hashes))
 
     def _marked(self, hashes: Array) -> NDArray[np.int64]:
         """Which of the hashes may be known."""
-        maybe = np.flatnonzero(self._filter[self._slots(hashes)])
-        if not len(maybe):
-            return maybe
-        return maybe[self._filter[self._slots(hashes[maybe] >> _OTHER_BITS)]]
+        slots, patterns = self._places(hashes)
+        return np.flatnonzero((self._filter[slots] & patterns) == patterns)
 
     def _grow_filter(self) -> None:
         size = len(self._filter)
@@ -76,20 +91,19 @@ class HashIndex:
             size *= 2
         if size == len(self._filter):
             return
-        self._filter = np.zeros(size, np.bool_)
+        self._filter = np.zeros(size, np.uint8)
         for level in self.levels:
             self._mark(level.hashes)
-        if self._recent:
-            self._mark(np.fromiter(self._recent.keys(), np.uint64, len(self._recent)))
+        self._mark(self._recent[0, : self._recent_count])
 
     def _settle(self) -> None:
         """Make a level of the newest pages."""
-        if not self._recent:
+        if not self._recent_count:
             return
-        count = len(self._recent)
-        hashes = np.fromiter(self._recent.keys(), np.uint64, count)
-        self.levels.append(Level(hashes, np.fromiter(self._recent.values(), np.uint64, count)))
-        self._recent = {}
+        hashes, ids = self._recent[:, : self._recent_count].copy()
+        self.levels.append(Level(hashes, ids))
+        self._recent_count = self._known_count = 0
+        self._known = {}
         while len(self.levels) > 1 and self._is_mergeable():
             newer, older = self.levels.pop(), self.levels.pop()
             self.levels.append(_merged([older, newer]))
@@ -115,11 +129,25 @@ class HashIndex:
             hit = np.flatnonzero(level.hashes.take(index, mode="clip") == wanted)
             if len(hit):
                 found[order[hit]] = level.ids[index[hit]]
-        recent = self._recent
-        for place, value in zip(order.tolist(), wanted.tolist(), strict=True):
-            if value in recent:
-                found[place] = recent[value]
+        self._find_recent(order, wanted, found)
         return found
+
+    def _find_recent(self, order: NDArray[np.int64], wanted: Array, found: Array) -> None:
+        """Look for pages among the newest ones."""
+        hashes, ids = self._recent[:, : self._recent_count]
+        if len(wanted) <= _FEW:
+            for place, value in zip(order.tolist(), wanted, strict=True):
+                hit = np.flatnonzero(hashes == value)
+                if len(hit):
+                    found[place] = ids[hit[-1]]
+            return
+        new = slice(self._known_count, self._recent_count)
+        self._known.update(zip(hashes[new].tolist(), ids[new].tolist(), strict=True))
+        self._known_count = self._recent_count
+        known = self._known
+        for place, value in zip(order.tolist(), wanted.tolist(), strict=True):
+            if value in known:
+                found[place] = known[value]
 
     def unkept(self) -> tuple[list[Level], list[Level]]:
         """(levels that no section keeps, the smaller kept levels to be merged with them).
@@ -147,18 +175,28 @@ class HashIndex:
         self.levels.sort(key=lambda level: -len(level.ids))
         return merged
 
-    def prune(self, is_known: Callable[[Array], NDArray[np.bool_]]) -> list[int]:
-        """Forget pages that are gone, where they are many; keys whose sections are void."""
+    def settled(self) -> list[Level]:
+        """All levels, the newest pages among them."""
         self._settle()
-        void: list[int] = []
-        for number, level in enumerate(self.levels):
-            known = is_known(level.ids)
-            if np.count_nonzero(known) * 4 < 3 * len(known):
-                if level.key is not None:
-                    void.append(level.key)
-                self.levels[number] = Level(level.hashes[known], level.ids[known])
-        self.levels = [level for level in self.levels if len(level.ids)]
-        return void
+        return list(self.levels)
+
+    def prune(self, level: Level, is_known: Callable[[Array], NDArray[np.bool_]]) -> int | None:
+        """Forget pages of a level that are gone, where they are many.
+
+        The key of a section that is void thereby. A level that was merged meanwhile stays.
+        """
+        place = next((i for i, other in enumerate(self.levels) if other is level), None)
+        if place is None:
+            return None
+        known = is_known(level.ids)
+        count = int(np.count_nonzero(known))
+        if count * 4 >= 3 * len(known):
+            return None
+        if count:
+            self.levels[place] = Level(level.hashes[known], level.ids[known])
+        else:
+            del self.levels[place]
+        return level.key
 
     def load(self, key: int, ids: Array, hashes: Array) -> None:
         """A level that a section keeps; goes in front of the new ones."""

@@ -28,6 +28,9 @@ class Device(Protocol):
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill the buffer; the number of bytes, fewer only at the end of the file."""
 
+    def is_cached(self, offset: int) -> bool:
+        """Whether the byte there can be had without waiting for the disk, as far as is known."""
+
     def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
         """Write the parts one after the other; all of them, or OSError."""
 
@@ -90,6 +93,14 @@ class FileDevice:
                 break
             have += count
         return have
+
+    def is_cached(self, offset: int) -> bool:
+        try:
+            # RWF_NOWAIT, preadv2(2): EAGAIN where the page cache does not hold it.
+            os.preadv(self._fd, [bytearray(1)], offset, os.RWF_NOWAIT)
+        except OSError:
+            return False
+        return True
 
     def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
         for start in range(0, len(parts), _IOV_MAX):

@@ -16,20 +16,18 @@ from slos import lifecycle
 from slos.catalog import Generation, GenerationsDeleted
 from slos.core import Core
 from slos.device import Device
-from slos.errors import CorruptObjectError, SlosError
+from slos.errors import CorruptObjectError, SlosError, StoreDeviceError
 from slos.extents import Entries
 from slos.format import (
     BLOCK_PAGES,
     MAX_RECORD_BYTES,
     SIZE_PAGE,
-    SUPERBLOCK_BYTES,
     SUPERBLOCK_OFFSETS,
     UNIT_BYTES,
     Array,
     RecordType,
     decode_directory,
     decode_pages,
-    decode_superblock,
 )
 from slos.reach import newly_reached
 from slos.store import PAGE_BYTES
@@ -144,14 +142,14 @@ class _Checker:
     def _check_superblocks(self) -> None:
         for offset in SUPERBLOCK_OFFSETS:
             try:
-                decode_superblock(self._device.read(offset, SUPERBLOCK_BYTES))
+                lifecycle.read_copy(self._device, offset)
             except SlosError as error:
                 self._problem(Problem(text=f"superblock at {offset}: {error}", file_offset=offset))
 
     def _load(self) -> Core | None:
         try:
             return lifecycle.load(self._device, read_only=True)
-        except CorruptObjectError as error:
+        except (CorruptObjectError, StoreDeviceError) as error:
             self._problem(Problem(text=str(error), file_offset=error.offset))
         if not self._repair:
             return None

@@ -94,11 +94,12 @@ class Cycle:
         core = self._core
         try:
             yield from self._mark()
-            self._sweep()
+            yield from self._sweep()
+            self._choose()
             yield
             if self._victims:
                 yield from self._move()
-                self._free()
+                yield from self._free()
             core.counts.collections += 1
         finally:
             with core.lock:
@@ -118,8 +119,8 @@ class Cycle:
                 yield
                 began = time.monotonic()
 
-    def _sweep(self) -> None:
-        """Forget what is not reached, and choose the segments to empty."""
+    def _sweep(self) -> Iterator[None]:
+        """Forget what is not reached."""
         core = self._core
         core.load_hashes()
         with core.append_lock, core.lock:
@@ -134,9 +135,15 @@ class Cycle:
             dead = np.zeros(len(catalog.blocks), np.bool_)
             dead[index[known & (masks == 0)]] = True
             catalog.drop_blocks(dead)
-            for key in core.hashes.prune(self._is_block):
-                catalog.dirty.add((SectionKind.HASHES, key))
-            self._choose()
+            levels = core.hashes.settled()
+        yield
+        # Until its turn comes a level proposes pages that are gone; `may_share` refuses them.
+        for level in levels:
+            with core.lock:
+                void = core.hashes.prune(level, self._is_block)
+                if void is not None:
+                    core.catalog.dirty.add((SectionKind.HASHES, void))
+            yield
 
     def _is_block(self, page_ids: Array) -> NDArray[np.bool_]:
         return self._core.catalog.blocks.find(page_ids >> _SHIFT)[1]
@@ -154,6 +161,11 @@ class Cycle:
 
     def _choose(self) -> None:
         """Victims: sparse segments, if emptying them frees at least one."""
+        core = self._core
+        with core.append_lock, core.lock:
+            self._victims = self._sparse_segments()
+
+    def _sparse_segments(self) -> set[int]:
         core = self._core
         log = core.log
         used = np.zeros(len(log.epochs) + 1, np.int64)
@@ -174,8 +186,7 @@ class Cycle:
         }
         # Copies of sections are written anew by every checkpoint that touches them.
         moved = int(sections[sorted(victims)].sum())
-        if len(victims) - -(-moved // log.segment_bytes) >= 1:
-            self._victims = victims
+        return victims if len(victims) - -(-moved // log.segment_bytes) >= 1 else set()
 
     def _segments(self, units: Array) -> NDArray[np.int64]:
         log = self._core.log
@@ -207,16 +218,14 @@ class Cycle:
             masks = self._live_rows()
             chosen = np.isin(self._segments(rows["unit"]), sorted(self._victims)) & (masks != 0)
             order = np.argsort(rows["unit"][chosen], kind="stable")
-            blocks = rows["id"][chosen][order].tolist()
-            held = masks[chosen][order].tolist()
-        batches: list[Array] = []
-        batch: list[int] = []
-        for block, mask in zip(blocks, held, strict=True):
-            batch += [block * BLOCK_PAGES + i for i in range(BLOCK_PAGES) if mask >> i & 1]
-            if len(batch) >= _MOVE_PAGES:
-                batches.append(np.array(batch, np.uint64))
-                batch = []
-        return [*batches, np.array(batch, np.uint64)] if batch else batches
+            blocks = rows["id"][chosen][order]
+            held = masks[chosen][order]
+        places = np.arange(BLOCK_PAGES)
+        is_held = (held[:, None] >> places & 1).astype(np.bool_)
+        page_ids = (blocks[:, None] * np.uint64(BLOCK_PAGES) + places.astype(np.uint64))[is_held]
+        ends = np.cumsum(np.count_nonzero(is_held, axis=1))
+        cuts = ends[:-1][np.diff(ends // _MOVE_PAGES) > 0]
+        return np.split(page_ids, cuts) if len(page_ids) else []
 
     def _move_pages(self, page_ids: Array) -> None:
         core = self._core
@@ -292,12 +301,21 @@ class Cycle:
             if core.log.segment_of(offset) in self._victims
         }
 
-    def _free(self) -> None:
-        """One checkpoint without the victims; then they are free."""
+    def _free(self) -> Iterator[None]:
+        """One checkpoint without the victims; then they are free, and given back one by one."""
         core = self._core
+        # The checkpoint keeps commits out: what it would wait for is synced before.
+        core.wait_durable(core.log.written_lsn)
+        yield
+        lifecycle.checkpoint(core, freed=frozenset(self._victims))
+        yield
+        for index in sorted(self._victims):
+            core.log.punch(index)
+            with core.append_lock:
+                core.reader.clear()
+                core.log.set_free(index)
+            yield
         with core.append_lock:
-            core.reader.clear()
-            lifecycle.checkpoint(core, freed=frozenset(self._victims))
             core.log.keep_spare()
 
 

@@ -18,6 +18,7 @@ from slos.errors import (
     CorruptObjectError,
     InvalidRequestError,
     ObjectExistsError,
+    SlosError,
     StoreBusyError,
     StoreFormatError,
     device_error,
@@ -97,17 +98,23 @@ def open_device(path: str | os.PathLike[str], *, read_only: bool) -> FileDevice:
         raise failure from error
 
 
+def read_copy(device: Device, offset: int) -> Superblock:
+    """One copy of the superblock; StoreFormatError or StoreDeviceError where there is none."""
+    try:
+        return decode_superblock(device.read(offset, SUPERBLOCK_BYTES))
+    except OSError as error:
+        raise device_error(error, "reading the superblock", offset) from error
+
+
 def read_superblock(device: Device) -> Superblock:
-    """The newest whole copy; StoreFormatError where there is none."""
+    """The newest whole copy; StoreFormatError or StoreDeviceError where there is none."""
     found: list[Superblock] = []
-    failure: StoreFormatError | None = None
+    failure: SlosError | None = None
     for offset in SUPERBLOCK_OFFSETS:
         try:
-            found.append(decode_superblock(device.read(offset, SUPERBLOCK_BYTES)))
-        except StoreFormatError as error:
+            found.append(read_copy(device, offset))
+        except SlosError as error:
             failure = failure or error
-        except OSError as error:
-            raise device_error(error, "reading the superblock", offset) from error
     if not found:
         assert failure is not None
         raise failure
@@ -146,7 +153,7 @@ def _replay(core: Core, *, repair: bool) -> None:
         raise StoreFormatError("the store is truncated: its log is missing; run slsctl fsck")
     log.epochs.extend([0] * (index + 1 - len(log.epochs)))
     log.epochs[index] = block.log_epoch
-    tail = Tail(log, block)
+    tail = Tail(log, block, lenient=repair)
     tail.walk()
     while repair and tail.is_damaged() and tail.resume():
         tail.walk()
@@ -184,7 +191,7 @@ def take_over(core: Core, *, afresh: bool = False) -> None:
     if crashed:
         log.begin_fresh()
         for index in sorted(log.free):
-            log.release(index)
+            log.punch(index)
         checkpoint(core)
     log.keep_spare()
 
@@ -201,8 +208,8 @@ def write_superblock(core: Core) -> None:
 def checkpoint(core: Core, *, clean: bool = False, freed: frozenset[int] = frozenset()) -> None:
     """Write the catalog's changes and let the superblock name them.
 
-    `freed` are segments that nothing needs any more after this: given back when both superblock
-    copies are durable.
+    `freed` are segments that nothing needs any more after this: the caller gives them back, when
+    both superblock copies are durable.
     """
     log = core.log
     with core.append_lock:
@@ -230,8 +237,6 @@ def checkpoint(core: Core, *, clean: bool = False, freed: frozenset[int] = froze
             end_offset=log.position,
         )
         _name_checkpoint(core)
-        for index in sorted(freed):
-            log.release(index)
 
 
 def _name_checkpoint(core: Core) -> None:

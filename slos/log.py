@@ -186,13 +186,16 @@ class Log:
             raise device_error(error, "opening a segment", self.position) from error
         self.written_lsn = self.lsn - 1
 
-    def release(self, index: int) -> None:
-        """Give a segment back that no durable checkpoint needs."""
+    def punch(self, index: int) -> None:
+        """Give the blocks of a segment back that no durable checkpoint needs."""
         start = self.segment_start(index)
         try:
             self.device.punch(start, self.segment_bytes)
         except OSError as error:
             raise device_error(error, "punching a hole", start) from error
+
+    def set_free(self, index: int) -> None:
+        """A segment may be used anew."""
         self.epochs[index] = 0
         self.free.add(index)
 
@@ -278,24 +281,30 @@ class Log:
             return 0 if len(self._syncs) == self._syncs.maxlen else found
 
     def read_record(self, offset: int, size_hint: int) -> tuple[Header, memoryview] | None:
-        """The record at an offset, verified, or None where its bytes are wrong."""
+        """The record at an offset, verified; None where its bytes are wrong or cannot be read."""
         try:
-            data = self.device.read(offset, size_hint)
-        except OSError as error:
-            raise device_error(error, "reading the store", offset) from error
+            return self.need_record(offset, size_hint)
+        except SlosError:
+            return None
+
+    def need_record(self, offset: int, size_hint: int) -> tuple[Header, memoryview] | None:
+        """The record at an offset, verified; None where its bytes are wrong.
+
+        Raises StoreDeviceError where they cannot be read: what stands there is not known.
+        """
+        data = self._read(offset, size_hint)
         header = decode_header(data, self.seed)
         if header is None:
             return None
         if len(data) < HEADER_BYTES + header.stored:
-            return self._read_whole(offset, header)
+            data = self._read(offset, HEADER_BYTES + header.stored)
         return checked(header, memoryview(data))
 
-    def _read_whole(self, offset: int, header: Header) -> tuple[Header, memoryview] | None:
+    def _read(self, offset: int, length: int) -> bytes:
         try:
-            data = self.device.read(offset, HEADER_BYTES + header.stored)
+            return self.device.read(offset, length)
         except OSError as error:
             raise device_error(error, "reading the store", offset) from error
-        return checked(header, memoryview(data))
 
 
 def checked(header: Header, data: memoryview) -> tuple[Header, memoryview] | None:

@@ -17,7 +17,6 @@ from slos.blocks import Places
 from slos.bulk import Wanted, copy_pages
 from slos.catalog import Run
 from slos.codec import BLOCK_BYTES
-from slos.errors import device_error
 from slos.extents import EMPTY, Entries, View
 from slos.format import (
     BLOCK_PAGES,
@@ -44,6 +43,7 @@ _VIEW_CACHE_BYTES = 48 << 20
 _CACHED_PAGES = 64
 _SHARED_PAGES = 2048
 _BULK_RECORDS = 4
+_PAGE_RECORDS = (RecordType.PAGES, RecordType.MOVED)
 
 Value = TypeVar("Value")
 PageRows = NDArray[np.uint8]
@@ -68,9 +68,10 @@ class Cache(Generic[Value]):
             return found[0]
 
     def put(self, key: int, value: Value, cost: int) -> None:
+        """Keep a value, in the place of what was there."""
         with self._lock:
-            if key in self._values:
-                return
+            before = self._values.pop(key, None)
+            self._used -= before[1] if before is not None else 0
             self._values[key] = (value, cost)
             self._used += cost
             while self._used > self._budget and len(self._values) > 1:
@@ -154,7 +155,7 @@ class PageReader:
         spans = iter(plan.spans())
         bad: list[NDArray[np.int64]] = []
         helper = None
-        if len(page_ids) >= _SHARED_PAGES and plan.is_packed():
+        if len(page_ids) >= _SHARED_PAGES and (plan.is_packed() or self._is_cold(plan)):
             helper = self._pool.submit(self._work, plan, spans, out, bad)
         try:
             self._work(plan, spans, out, bad)
@@ -188,13 +189,17 @@ class PageReader:
                     window.fetch()
             for group in self._rest(plan, window, first, last, out):
                 part = slice(plan.bounds[group], plan.bounds[group + 1])
-                record = self._record(window, plan.starts[group], plan.slots[part], cached)
+                record = self._record(plan, window, group, cached)
                 if record is None or not plan.is_met(group, record):
                     bad.append(plan.order[part])
                     continue
                 out[plan.rows[part]] = record.pages[plan.slots[part]]
         if buffer is not None:
             self._buffers.append(buffer)
+
+    def _is_cold(self, plan: "_Plan") -> bool:
+        """Whether the disk is to be waited for: then one thread reads while the other copies."""
+        return not self._log.device.is_cached(plan.starts[len(plan.starts) // 2])
 
     def _take_buffer(self) -> memoryview:
         try:
@@ -207,23 +212,27 @@ class PageReader:
     ) -> Sequence[int]:
         """Groups of a span that are to be looked at one by one; the others are read after this."""
         groups = range(first, last + 1)
-        if last - first < _BULK_RECORDS or plan.starts[first] == 0:
+        if last - first < _BULK_RECORDS or plan.starts[first] == 0 or not window.data:
             return groups
         done = copy_pages(window.data, self._log.seed, plan.wanted(first, last), out)
         return [group for group, did in zip(groups, done.tolist(), strict=True) if not did]
 
     def _record(
-        self, window: "_Window", offset: int, slots: NDArray[np.int64], cached: bool
+        self, plan: "_Plan", window: "_Window", group: int, cached: bool
     ) -> "_Record | None":
+        offset, size = plan.starts[group], plan.sizes[group]
         if offset == 0:
             return None
         if not cached:
-            return window.record(offset, slots)
+            part = slice(plan.bounds[group], plan.bounds[group + 1])
+            return window.record(offset, size, plan.slots[part])
         found = self._cache.get(offset)
-        if found is None:
-            found = window.record(offset, None)
-            if found is not None:
-                self._cache.put(offset, found, 1)
+        if found is not None and plan.is_met(group, found):
+            return found
+        # What a reader who was late put there may be what stood there before.
+        found = window.record(offset, size, None)
+        if found is not None:
+            self._cache.put(offset, found, 1)
         return found
 
 
@@ -301,7 +310,8 @@ def _spans(starts: list[int], sizes: list[int]) -> list[tuple[int, int]]:
 class _Window:
     """Bytes of the log, read when the first record in them is asked for.
 
-    With a buffer they lie there, until it is used for the next window.
+    With a buffer they lie there, until it is used for the next window. Where the device fails each
+    record is read by itself: one sector that is lost takes no more than is in it.
     """
 
     def __init__(self, log: Log, start: int, end: int, buffer: memoryview | None):
@@ -310,17 +320,19 @@ class _Window:
         self._length = min(end - start, _WINDOW_BYTES)
         self._buffer = buffer
         self._data: memoryview | None = None
+        self._failed = False
 
     @property
     def data(self) -> memoryview:
+        """The bytes; none where the device failed."""
         return self.fetch() if self._data is None else self._data
 
     def fetch(self) -> memoryview:
         """Read the bytes now."""
         try:
             self._data = self._read()
-        except OSError as error:
-            raise device_error(error, "reading the store", self._start) from error
+        except OSError:
+            self._data, self._failed = memoryview(b""), True
         return self._data
 
     def _read(self) -> memoryview:
@@ -329,22 +341,27 @@ class _Window:
             return memoryview(device.read(self._start, self._length))
         return buffer[: device.read_into(self._start, buffer[: self._length])]
 
-    def record(self, offset: int, slots: NDArray[np.int64] | None) -> _Record | None:
+    def record(self, offset: int, size: int, slots: NDArray[np.int64] | None) -> _Record | None:
         """The record of pages at an offset, None where there is none or a damaged one.
 
         With `slots` only these pages need to be right.
         """
         data = self.data[offset - self._start :]
+        if self._failed:
+            found = self._log.read_record(offset, min(size, MAX_RECORD_BYTES))
+            return None if found is None else _decoded(*found)
         header = decode_header(data[:HEADER_BYTES], self._log.seed)
-        if header is None or header.type not in (RecordType.PAGES, RecordType.MOVED):
+        if header is None or header.type not in _PAGE_RECORDS:
             return None
         if slots is not None and 2 * len(slots) <= header.count and _is_plain(header):
             return _some_pages(header, data[HEADER_BYTES:], slots)
         found = checked(header, data)
-        if found is None:
-            return None
-        body = decode_pages(*found)
-        return None if body is None else _record_of(*found, body)
+        return None if found is None else _decoded(*found)
+
+
+def _decoded(header: Header, payload: memoryview) -> _Record | None:
+    body = decode_pages(header, payload) if header.type in _PAGE_RECORDS else None
+    return None if body is None else _record_of(header, payload, body)
 
 
 def _record_of(header: Header, payload: memoryview, body: bytes | memoryview) -> _Record:

@@ -31,6 +31,7 @@ from slos.format import (
 from slos.log import Log
 
 _PEEK_BYTES = HEADER_BYTES + 16 * BLOCK_PAGES
+_PIECE_BYTES = 4096
 _VERIFIED = frozenset({RecordType.COMMIT, RecordType.EVENT, RecordType.LEAF, RecordType.MOVED})
 _DATA = frozenset({RecordType.PAGES, RecordType.MOVED})
 _commit = msgspec.msgpack.Decoder(CommitRecord)
@@ -49,10 +50,14 @@ class Found:
 
 
 class Tail:
-    """The log behind the checkpoint: what was found, and where it stopped."""
+    """The log behind the checkpoint: what was found, and where it stopped.
 
-    def __init__(self, log: Log, block: Superblock):
+    What the device does not give is an error, for it may have been durable; to `lenient` it is zeros.
+    """
+
+    def __init__(self, log: Log, block: Superblock, *, lenient: bool = False):
         self._log = log
+        self._lenient = lenient
         self.records: list[Found] = []
         self.position = block.log_offset
         self.epoch = block.log_epoch
@@ -84,8 +89,12 @@ class Tail:
         if header.type not in _VERIFIED:
             payload = memoryview(data)[HEADER_BYTES : HEADER_BYTES + header.stored]
             return Found(offset, header, payload)
-        whole = self._log.read_record(offset, HEADER_BYTES + header.stored)
+        whole = self._whole(offset, header)
         return None if whole is None else Found(offset, *whole)
+
+    def _whole(self, offset: int, header: Header) -> tuple[Header, memoryview] | None:
+        read = self._log.read_record if self._lenient else self._log.need_record
+        return read(offset, HEADER_BYTES + header.stored)
 
     def _is_placed(self, header: Header, offset: int) -> bool:
         """Whether a record with this header may stand here."""
@@ -103,7 +112,17 @@ class Tail:
         try:
             return self._log.device.read(offset, length)
         except OSError as error:
-            raise device_error(error, "reading the store", offset) from error
+            if not self._lenient:
+                raise device_error(error, "reading the store", offset) from error
+        end = offset + length
+        pieces = range(offset, end, _PIECE_BYTES)
+        return b"".join(self._piece(at, min(_PIECE_BYTES, end - at)) for at in pieces)
+
+    def _piece(self, offset: int, length: int) -> bytes:
+        try:
+            return self._log.device.read(offset, length)
+        except OSError:
+            return bytes(length)
 
     def cut_torn(self) -> None:
         """Drop everything from the first data record on that is torn and was never durable."""
@@ -111,7 +130,7 @@ class Tail:
             header = found.header
             if header.type is not RecordType.PAGES or header.lsn <= self.durable_lsn:
                 continue
-            if self._log.read_record(found.offset, HEADER_BYTES + header.stored) is None:
+            if self._whole(found.offset, header) is None:
                 del self.records[number:]
                 self.position = found.offset
                 self.epoch = header.epoch

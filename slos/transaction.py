@@ -141,6 +141,7 @@ class ObjectTransaction:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
+            core.idle.clear()
     ) -> None:
         self.abort()
 
@@ -283,6 +284,8 @@ class ObjectTransaction:
         if object_id in self._sizes:
             return self._sizes[object_id]
         return None if self._parent is None else self._core.size_of(self._parent, object_id)
+            if not core.holders:
+                core.idle.set()
 
     def _existing_size(self, object_id: int) -> int:
         size = self._size(object_id)

@@ -23,6 +23,9 @@ class MemoryDevice:
         buffer[: len(data)] = data
         return len(data)
 
+    def is_cached(self, offset: int) -> bool:
+        return offset // 4096 % 2 == 0
+
     def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
         apply_write(self.image, offset, b"".join(parts))
 
@@ -177,6 +180,27 @@ def _scattered(operations: Sequence[Operation], chance: random.Random) -> list[O
     for index in order:
         seen.setdefault(parts[index].offset // SECTOR, len(seen))
     return sorted(parts, key=lambda part: seen.get(part.offset // SECTOR, 0))
+
+
+class UnreadableDevice(MemoryDevice):
+    """Fails every read that touches one of the lost places, as a disk with bad sectors does."""
+
+    def __init__(self, image: bytes | bytearray = b"", lost: Sequence[range] = ()):
+        super().__init__(image)
+        self.lost = list(lost)
+
+    def read(self, offset: int, length: int) -> bytes:
+        if any(offset < place.stop and place.start < offset + length for place in self.lost):
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(offset, length)
+
+    def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
+        # A disk puts a good sector in the place of one that is written whole.
+        end = offset + sum(map(len, parts))
+        self.lost = [
+            place for place in self.lost if not (offset <= place.start and place.stop <= end)
+        ]
+        super().write(offset, parts)
 
 
 class FailingDevice(MemoryDevice):
