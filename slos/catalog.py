@@ -92,14 +92,19 @@ SectionKey = tuple[SectionKind, int]
 
 
 class Generation:
-    """One generation. `pins` counts transactions and readers that need it though deleted."""
+    """One generation. `pins` counts transactions and readers that need it though deleted.
 
-    __slots__ = ("lsn", "pins", "record", "run_ids")
+    `solid` has, for some objects, pages (first, end) all of which hold data: a memory of what was
+    found out, handed on to children. It is replaced, never changed.
+    """
+
+    __slots__ = ("lsn", "pins", "record", "run_ids", "solid")
 
     def __init__(self, record: CommitRecord, lsn: int):
         self.record = record
         self.lsn = lsn
         self.pins = 0
+        self.solid: dict[int, tuple[int, int]] = {}
         self.run_ids = tuple(np.frombuffer(record.runs, U64).tolist())
 
     def info(self, durable_lsn: int) -> GenerationInfo:

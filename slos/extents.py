@@ -77,6 +77,13 @@ class View:
         low, high = pages.searchsorted(np.array([first, last], np.uint64))
         return pages[low:high], ids[low:high]
 
+    def solid(self, object_id: int) -> tuple[int, int] | None:
+        """The pages (first, end) of one object, if the run speaks of all between its ends."""
+        pages, _ = self.slice(object_id, 0, SIZE_PAGE)
+        if len(pages) and _is_gapless(pages):
+            return int(pages[0]), int(pages[-1]) + 1
+        return None
+
     def get(self, object_id: int, page: int) -> int | None:
         """The id at one key, None where the run says nothing about it."""
         pages, ids = self.part(object_id)

@@ -39,8 +39,10 @@ from slos.store import PAGE_BYTES, Buffer, Fill, GenerationInfo, PageNumbers
 _FLUSH_BYTES = 4 << 20
 _DIRECT_BYTES = 256 << 10
 _FLUSH_PARTIAL = 1024
-# Pieces under way: one is written, one waits for that, the rest are compressed.
-_PIPELINE = COMPRESS_THREADS + 2
+# Pieces that are compressed or wait for it, and all that are under way: one of them is written, one
+# waits for that.
+_COMPRESSED = COMPRESS_THREADS + 1
+_PIPELINE = _COMPRESSED + 2
 _PIECE_PAGES = _FLUSH_BYTES // PAGE_BYTES
 _EDGE_PAGES = 256
 _ZERO_PAGE = bytes(PAGE_BYTES)
@@ -55,6 +57,15 @@ class Stamp(NamedTuple):
     time_ns: int
     name: str
     note: bytes
+
+
+class _UnderWay:
+    """A piece of a long write; `written` comes when it is on its way to the device."""
+
+    def __init__(self, batch: ingest.Batch, hashes: set[int]):
+        self.batch = batch
+        self.hashes = hashes
+        self.written: Future[None] | None = None
 
 
 class _Pieces(Protocol):
@@ -130,6 +141,7 @@ class ObjectTransaction:
         self._stored_bytes = 0
         with core.lock:
             core.holders.add(self)
+            core.idle.clear()
             if parent is not None:
                 core.catalog.pin(parent)
 
@@ -141,7 +153,6 @@ class ObjectTransaction:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-            core.idle.clear()
     ) -> None:
         self.abort()
 
@@ -273,6 +284,8 @@ class ObjectTransaction:
             core.holders.discard(self)
             if self._parent is not None:
                 core.catalog.unpin(self._parent)
+            if not core.holders:
+                core.idle.set()
 
     def _check_open(self) -> None:
         if not self._open:
@@ -284,8 +297,6 @@ class ObjectTransaction:
         if object_id in self._sizes:
             return self._sizes[object_id]
         return None if self._parent is None else self._core.size_of(self._parent, object_id)
-            if not core.holders:
-                core.idle.set()
 
     def _existing_size(self, object_id: int) -> int:
         size = self._size(object_id)
@@ -331,8 +342,12 @@ class ObjectTransaction:
         self._chunks.append(sort_entries(objects, numbers, ids))
 
     def _stream(self, object_id: int, numbers: Array, pieces: "_Pieces") -> None:
-        """A long piece: one part is hashed while the last is compressed and an older written."""
-        waiting: deque[tuple[Future[None], set[int]]] = deque()
+        """A long piece: one part is hashed while another is compressed and an older one written.
+
+        What is compressed is made into records here, and not in the threads that compress or write:
+        those are what a stream waits for.
+        """
+        under_way: deque[_UnderWay] = deque()
         try:
             for start, end in pairwise(_cuts(len(numbers))):
                 part = numbers[start:end]
@@ -340,18 +355,31 @@ class ObjectTransaction:
                 examined = ingest.examine(piece)
                 hashes = set(examined.hashes.tolist())
                 # Pages that are not written yet cannot be shared.
-                while len(waiting) >= _PIPELINE or any(
-                    not hashes.isdisjoint(own) for _, own in waiting
+                while len(under_way) >= _PIPELINE or any(
+                    not hashes.isdisjoint(other.hashes) for other in under_way
                 ):
-                    waiting.popleft()[0].result()
+                    self._write_out(under_way.popleft()).result()
                 batch = self._ingest(piece, examined, threaded=True)
-                waiting.append((self._core.writer.submit(self._append, batch), hashes))
+                under_way.append(_UnderWay(batch, hashes))
                 self._add_entries(object_id, part, batch.ids)
+                if len(under_way) > _COMPRESSED:
+                    self._write_out(under_way[-1 - _COMPRESSED])
+            for other in under_way:
+                self._write_out(other)
         finally:
             # The data is the caller's: nothing refers to it when this returns.
-            wait_all([future for future, _ in waiting])
-        for future, _ in waiting:
-            future.result()
+            wait_all([other.written for other in under_way if other.written is not None])
+            for other in under_way:
+                other.batch.wait()
+        for other in under_way:
+            self._write_out(other).result()
+
+    def _write_out(self, piece: "_UnderWay") -> Future[None]:
+        """Have a piece written that is compressed, after those before it."""
+        if piece.written is None:
+            piece.batch.encode()
+            piece.written = self._core.writer.submit(self._append, piece.batch)
+        return piece.written
 
     def _ingest(
         self, data: memoryview, examined: ingest.Examined, *, threaded: bool = False
@@ -555,6 +583,7 @@ class ObjectTransaction:
                     core.catalog.add_run(run_id, Run(len(entries.ids), holes, places, sizes))
                     core.runs.put(run_id, merged)
                 made.append(core.catalog.commit(record, lsn))
+                made[0].solid = self._still_solid(delta)
                 core.counts.commits += 1
                 core.counts.bytes_stored += stored
 
@@ -589,17 +618,31 @@ class ObjectTransaction:
                 pages += int(np.count_nonzero(ids)) - self._present(object_id, numbers)
         return before + pages * PAGE_BYTES
 
+    def _still_solid(self, delta: View) -> dict[int, tuple[int, int]]:
+        """What is known of the parent and true of its child: objects without new holes."""
+        solid = {} if self._parent is None else self._parent.solid
+        if not solid or delta.entries.ids.all():
+            return solid
+        holes = set(delta.entries.objects[delta.entries.ids == 0].tolist())
+        return {object_id: pages for object_id, pages in solid.items() if object_id not in holes}
+
     def _present(self, object_id: int, numbers: Array) -> int:
         """How many of these pages hold data in the parent."""
         core, parent = self._core, self._parent
         if parent is None:
             return 0
+        first, end = parent.solid.get(object_id, (0, 0))
+        if first <= numbers[0] and numbers[-1] < end:
+            return len(numbers)
         with core.lock:
             runs = core.catalog.runs
             holes = any(runs[run_id].holes for run_id in parent.run_ids)
         if holes:
             return int(np.count_nonzero(core.ids_of(parent, object_id, numbers)))
         # The oldest run holds most pages: where there are no holes one run that speaks is enough.
+        oldest = core.view(parent.run_ids[0], parent).solid(object_id) if parent.run_ids else None
+        if oldest is not None:
+            parent.solid = {**parent.solid, object_id: oldest}
         left = numbers
         for run_id in parent.run_ids:
             left = left[~core.view(run_id, parent).knows(object_id, left)]
