@@ -191,7 +191,7 @@ def test_closed_after_every_step(tmp_path: Path) -> None:
         steps += 5
         again = MemoryDevice(image)
         with ObjectStore.open_device(again, background=False) as store:
-            is_done = not all([store.collect_step() for _ in range(steps)])
+            is_done = not all(store.collect_step() for _ in range(steps))
             assert store.read(1, newest, 1) == contents[newest]
         again = MemoryDevice(again.image)
         assert check_device(again).is_clean
