@@ -11,7 +11,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -48,6 +48,7 @@ _HEAD: Final[tuple[Question, ...]] = (
     (socket.SOL_SOCKET, socket.SO_ACCEPTCONN, 4),
     (socket.SOL_SOCKET, SO_LOCK_FILTER, 4),
     (socket.IPPROTO_TCP, _TCP_ULP, 16),
+    (socket.SOL_SOCKET, socket.SO_RCVBUF, 4),
 )
 _TAIL_CALLS: Final = ("getsockname", "getpeername")
 
@@ -70,97 +71,86 @@ class Questions:
     def room_bytes(self) -> int:
         return self.starts[-1]
 
+    def of_connection(self, raw: "_Raw") -> tuple[bytes, ...]:
+        """The answers that come first, and the names."""
+        first, names = self.lasting, len(self.asked)
+        return (
+            raw.answers[: self.starts[first]],
+            raw.lengths[: first * _LENGTH.size],
+            raw.results[: first * _RESULT.size],
+            raw.answers[self.starts[names] :],
+            raw.lengths[names * _LENGTH.size :],
+            raw.results[names * _RESULT.size :],
+        )
+
 
 class Sight:
-    """One socket as it was seen. `events`: of poll(2). `filter`: its classic BPF program, None for an extended one."""
+    """One socket as it was seen. It is used again for the next look that gives the same answers.
 
-    def __init__(
-        self,
-        questions: Questions,
-        answers: bytes,
-        lengths: bytes,
-        results: bytes,
-        events: int,
-        program: bytes | None,
-    ) -> None:
+    `events`: of poll(2). `filter`: its classic BPF program, None for an extended one. `network` and `cookie` tell its
+    network namespace, and itself, from others. `local`, `remote`: sockaddr, the latter None when there is none.
+    """
+
+    def __init__(self, questions: Questions, raw: "_Raw") -> None:
         self._questions = questions
-        self._answers = answers
-        self._lengths = lengths
-        self._results = results
-        self.events = events
-        self.filter = program
+        self._raw = raw
+        self._differing: dict[bool, tuple[bytes, tuple[SocketOption, ...]]] = {}
+        self.events = 0
+        self.filter: bytes | None = b""
+        self.kind = SocketKind(self._number(0), self._number(1), self._number(2))
+        self.network = self._answer(3) or b""
+        self.cookie = self._answer(4) or b""
+        self.is_listening = bool(self._number(5))
+        self.is_filter_locked = bool(self._number(6))
+        self.upper_protocol = (self._answer(7) or b"").rstrip(b"\0")  # TCP_ULP
+        self.receive_buffer_bytes = self._number(8)
+        self.local = self._answer(len(questions.asked)) or b""
+        self.remote = self._answer(len(questions.asked) + 1)
 
     def _answer(self, place: int) -> bytes | None:
-        if _RESULT.unpack_from(self._results, place * _RESULT.size)[0] < 0:
+        if _RESULT.unpack_from(self._raw.results, place * _RESULT.size)[0] < 0:
             return None
         start = self._questions.starts[place]
-        length = _LENGTH.unpack_from(self._lengths, place * _LENGTH.size)[0]
-        return self._answers[start : start + length]
+        length = _LENGTH.unpack_from(self._raw.lengths, place * _LENGTH.size)[0]
+        return self._raw.answers[start : start + length]
 
     def _number(self, place: int) -> int:
         return int(_LENGTH.unpack(self._answer(place) or bytes(4))[0])
 
-    @cached_property
-    def kind(self) -> SocketKind:
-        return SocketKind(self._number(0), self._number(1), self._number(2))
+    def is_still(self, raw: "_Raw") -> bool:
+        """Whether these answers are the same, but for what changes by itself once there is a connection."""
+        if raw == self._raw:
+            return True
+        if self.remote is None:
+            return False
+        return self._questions.of_connection(raw) == self._questions.of_connection(self._raw)
 
-    def of(self, level: int, number: int) -> bytes | None:
-        """The answer to one question; None where the socket has none."""
-        for place, question in enumerate(self._questions.asked):
-            if question[:2] == (level, number):
-                return self._answer(place)
-        return None
+    def differing(
+        self, usual: "_Usual", usual_text: bytes, *, is_connected: bool
+    ) -> tuple[SocketOption, ...]:
+        """The options that are not as usual."""
+        known = self._differing.get(is_connected)
+        if known is None or known[0] != usual_text:
+            known = self._differing[is_connected] = usual_text, tuple(self._unusual(usual))
+        return known[1]
 
-    def options(self) -> dict[tuple[int, int], bytes | None]:
-        """The answers of all options by (level, number)."""
-        head = len(_HEAD)
-        return {
-            (level, number): self._answer(place)
-            for place, (level, number, _) in enumerate(self._questions.asked[head:], head)
+    def _unusual(self, usual: "_Usual") -> Iterator[SocketOption]:
+        answers = {
+            question[:2]: self._answer(place)
+            for place, question in enumerate(self._questions.asked)
         }
+        for (level, number, _), value in usual:
+            current = answers.get((level, number))
+            if current is not None and current != value:
+                yield SocketOption(level=level, number=number, value=current)
 
-    def text(self, *, is_connected: bool) -> bytes:
-        """All answers that count: the same bytes, the same options."""
-        asked = self._questions
-        count = asked.lasting if is_connected else len(asked.asked)
-        return (
-            self._answers[: asked.starts[count]]
-            + self._lengths[: count * _LENGTH.size]
-            + self._results[: count * _RESULT.size]
-        )
 
-    @property
-    def network(self) -> bytes:
-        """What tells its network namespace from others."""
-        return self._answer(3) or b""
+class _Raw(NamedTuple):
+    """All that was answered about one socket."""
 
-    @property
-    def cookie(self) -> bytes:
-        """What tells it from other sockets."""
-        return self._answer(4) or b""
-
-    @property
-    def is_listening(self) -> bool:
-        return bool(self._number(5))
-
-    @property
-    def is_filter_locked(self) -> bool:
-        return bool(self._number(6))
-
-    @property
-    def upper_protocol(self) -> bytes:
-        """TCP_ULP."""
-        return (self._answer(7) or b"").rstrip(b"\0")
-
-    @property
-    def local(self) -> bytes:
-        """The sockaddr of getsockname(2)."""
-        return self._answer(len(self._questions.asked)) or b""
-
-    @property
-    def remote(self) -> bytes | None:
-        """The sockaddr of getpeername(2); None when there is none."""
-        return self._answer(len(self._questions.asked) + 1)
+    answers: bytes
+    lengths: bytes
+    results: bytes
 
 
 @cache
@@ -240,17 +230,19 @@ class Seen(NamedTuple):
     events: Sequence[int]
     programs: Mapping[int, bytes | None]
 
-    def sight(self, place: int) -> Sight:
-        """Of one socket."""
+    def sight(self, place: int, before: Sight | None = None) -> Sight:
+        """Of one socket; `before`: of the same one."""
         start, end = self.rows[place], self.rows[place + 1]
-        return Sight(
-            self.questions[place],
+        raw = _Raw(
             self.answers[self.rooms[place] : self.rooms[place + 1]],
             self.lengths[start * _LENGTH.size : end * _LENGTH.size],
             self.results[start * _RESULT.size : end * _RESULT.size],
-            self.events[place],
-            self.programs.get(place, b""),
         )
+        is_still = before is not None and before.is_still(raw)
+        sight = before if before is not None and is_still else Sight(self.questions[place], raw)
+        sight.events = self.events[place]
+        sight.filter = self.programs.get(place, b"")
+        return sight
 
 
 def _filter(fd: int) -> bytes | None:
@@ -266,6 +258,13 @@ class Glance:
     def __init__(self, process: CapturedProcess, descriptors: Sequence[int]) -> None:
         self._borrowing = Borrowing(process, descriptors)
         self._sheet = _Sheet([None] * len(descriptors))
+        self._before: Sequence[Sight | None] = [None] * len(descriptors)
+
+    def sights(self, seen: Seen) -> Sequence[Sight]:
+        """Of each socket, in order."""
+        found = [seen.sight(place, before) for place, before in enumerate(self._before)]
+        self._before = found
+        return found
 
     def look(self) -> Seen:
         """What they answer. Raises TaskDiedError, OSError."""
@@ -305,7 +304,7 @@ def _seen(process: CapturedProcess) -> dict[int, Sight]:
     text = b"%d %r" % (process.tid, sockets)
     glance = process.memo.of("sockets", text, lambda: Glance(process, [fd for fd, _ in sockets]))
     seen = process.looks.meanwhile(("sockets", text), glance.look)
-    return {fd: seen.sight(place) for place, (fd, _) in enumerate(sockets)}
+    return {fd: sight for (fd, _), sight in zip(sockets, glance.sights(seen), strict=True)}
 
 
 def sight_of(file: OpenFile) -> Sight:
@@ -352,14 +351,7 @@ def capture_options(
     key = ("options", sight.kind, is_connected)
     usual, usual_text = ctx.once(key, lambda: _usual(sight.kind, is_connected))
 
-    def differing() -> tuple[SocketOption, ...]:
-        return tuple(_differing(sight, usual))
-
-    if isinstance(file, InFlightFile):
-        found = differing()
-    else:
-        text = sight.text(is_connected=is_connected) + usual_text
-        found = file.process.memo.of(f"options of {file.fd}", text, differing)
+    found = sight.differing(usual, usual_text, is_connected=is_connected)
     return (*found, *_filter_options(file, sight))
 
 
@@ -369,14 +361,6 @@ _Usual = list[tuple[Question, bytes | None]]
 def _usual(kind: SocketKind, is_connected: bool) -> tuple[_Usual, bytes]:
     values = values_of_fresh(kind, is_connected)
     return values, repr(values).encode()
-
-
-def _differing(sight: Sight, usual: _Usual) -> Iterator[SocketOption]:
-    answers = sight.options()
-    for (level, number, _), value in usual:
-        current = answers.get((level, number))
-        if current is not None and current != value:
-            yield SocketOption(level=level, number=number, value=current)
 
 
 def _filter_options(file: OpenFile, sight: Sight) -> Iterator[SocketOption]:

@@ -8,7 +8,6 @@ bytes, then a reset.
 import enum
 import select
 import socket
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -225,11 +224,10 @@ def _end(listening_ports: Iterable[int], sight: Sight) -> TcpEnd:
     local = address_of(sight.local) or InetAddress(
         host="::" if domain == socket.AF_INET6 else "0.0.0.0", port=0
     )
-    buffer = sight.of(socket.SOL_SOCKET, socket.SO_RCVBUF) or bytes(4)
     return TcpEnd(
         domain=domain,
         local=local,
-        receive_buffer_bytes=int.from_bytes(buffer, sys.byteorder),
+        receive_buffer_bytes=sight.receive_buffer_bytes,
         is_accepted=local.port in listening_ports,
     )
 
