@@ -527,6 +527,16 @@ class CallTable:
         _calls_maker()(self._table.ctypes.data)
 
 
+# --- this process's own memory ----------------------------------------------------------------------------------------
+
+
+def give_back_memory() -> None:
+    """malloc_trim(3): free memory goes back to the system, where the C library can do that."""
+    trim = getattr(_LIBC, "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 # --- descriptors and identity ---------------------------------------------------------------------------------------
 
 KCMP_FILE, KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND, KCMP_IO, KCMP_SYSVSEM = range(7)

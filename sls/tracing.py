@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 
 from slos.errors import SlosError
 from slos.store import Store, Transaction
+from sls import syscalls
 from sls.beginning import Beginning, write_object
 from sls.channel import (
     BytesReady,
@@ -54,6 +55,9 @@ from sls.image import MANIFEST_OBJECT
 from sls.ranges import page_numbers
 from sls.syscalls import PAGE_BYTES
 from sls.times import Checkpoint
+
+# Arrays of many lengths, made and dropped with each generation, leave gaps that malloc(3) keeps.
+_GENERATIONS_TO_TIDY: Final = 500
 
 
 class Committed(NamedTuple):
@@ -258,6 +262,8 @@ class Tracing:
             future.set_result(done)
         else:
             self._listener.committed(done)
+        if done.epoch % _GENERATIONS_TO_TIDY == 0:
+            syscalls.give_back_memory()
 
     def tell_quietly(self, message: Message) -> None:
         """Send to a worker that may have ended; the receiving thread will learn of that by itself."""
