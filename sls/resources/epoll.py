@@ -4,7 +4,7 @@ So entries are added under their old numbers, also when that number was closed o
 whose number still is the file are added by the process itself, for a signalfd reports to whoever registered it; the
 others by this process, which lends them the number for the moment. Sources: fs/eventpoll.c, kcmp(2).
 
-Not kept: nothing; an entry whose file is closed everywhere is refused.
+Not kept: busy polling (EPIOCSPARAMS); an entry whose file is closed everywhere is refused.
 Kernel: Linux 4.13 (KCMP_EPOLL_TFD).
 """
 

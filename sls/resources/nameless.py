@@ -85,6 +85,7 @@ class Nameless(Record, frozen=True):
         b""  # the link of the mount namespace that `name` is of; empty for the restorer's
     )
     ring: RingState | None = None
+    attributes: tuple[tuple[bytes, bytes], ...] = ()  # xattr(7): name and value
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
@@ -163,7 +164,18 @@ def capture_nameless(
         mtime_ns=status.st_mtime_ns,
         page_bytes=huge_page_bytes(target, status),
         mounts=tree.link if kind in _WITH_PATH else b"",
+        attributes=() if kind is NamelessKind.ANONYMOUS else tuple(_attributes(link)),
     )
+
+
+def _attributes(link: str) -> Iterator[tuple[bytes, bytes]]:
+    """Extended attributes, access control lists among them; none where the filesystem has none."""
+    try:
+        for name in os.listxattr(link):
+            yield os.fsencode(name), os.getxattr(link, name)
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENODATA):
+            raise
 
 
 def huge_page_bytes(target: bytes, status: os.stat_result) -> int:
@@ -353,7 +365,17 @@ def _fill(ctx: RestoreContext, inode: Nameless, fd: int) -> None:
     if inode.kind is not NamelessKind.ANONYMOUS:
         os.fchown(fd, inode.uid, inode.gid)
         os.fchmod(fd, inode.mode)
+        _set_attributes(ctx, inode, fd)
         os.utime(fd, ns=(inode.mtime_ns, inode.mtime_ns))
+
+
+def _set_attributes(ctx: RestoreContext, inode: Nameless, fd: int) -> None:
+    for name, value in inode.attributes:
+        try:
+            os.setxattr(fd, name, value)
+        except OSError as error:
+            file, words = (one.decode(errors="replace") for one in (inode.name, name))
+            ctx.note("files", f"{file}: the attribute {words} cannot be set: {error.strerror}")
 
 
 def _put(view: memoryview, offset: int, data: memoryview) -> None:

@@ -47,6 +47,8 @@ _STANDARD_ERROR: Final = 2
 
 # asm-generic/ioctls.h
 _WINSIZE_BYTES: Final = 8
+_TERMIOS_BYTES: Final = 36
+_TIOCGLCKTRMIOS, _TIOCSLCKTRMIOS = 0x5456, 0x5457
 _TIOCPKT, _TIOCGPKT = 0x5420, 0x80045438
 _TIOCSPTLCK, _TIOCGPTLCK = 0x40045431, 0x80045439
 _TIOCEXCL, _TIOCGEXCL = 0x540C, 0x80045440
@@ -58,6 +60,7 @@ class Settings(Record, frozen=True):
 
     termios: bytes
     winsize: bytes
+    locked: bytes = b""  # struct termios: the bits that cannot be changed; empty for none
 
 
 class Terminal(Record, frozen=True):
@@ -90,6 +93,7 @@ class TtyRecord(FileRecord, frozen=True, tag="tty"):
     terminal: Terminal
     settings: Settings
     number: int
+    is_exclusive: bool = False
 
 
 class PtyMaster(FileType[PtyMasterRecord]):
@@ -158,19 +162,24 @@ class Tty(FileType[TtyRecord]):
         _refuse_another_devpts(file, -1)
         device = _device(file)
         terminal = find_terminal(ctx, device, file.target)
+        settings = _settings(file)
         return TtyRecord(
             file_id=file.file_id,
             flags=file.flags,
             terminal=terminal,
-            settings=_settings(file),
+            settings=settings,
             number=file.fd,
+            is_exclusive=bool(settings.termios and _read_int(file.descriptor, _TIOCGEXCL)),
         )
 
     def restore(self, ctx: RestoreContext, record: TtyRecord) -> int:
         terminal = record.terminal
         flags = record.flags | os.O_NOCTTY | os.O_CLOEXEC
         if terminal.is_inside:
-            return open_slave(pair(ctx, pty_index(terminal.device)), flags)
+            fd = open_slave(pair(ctx, pty_index(terminal.device)), flags)
+            if record.is_exclusive:
+                fcntl.ioctl(fd, _TIOCEXCL)
+            return fd
         is_standard = record.number <= _STANDARD_ERROR
         if not (ctx.terminal and is_standard) and is_still_there(ctx, terminal):
             with ctx.as_owner():
@@ -208,9 +217,11 @@ def _read_int(fd: int, request: int) -> int:
 def _settings(file: OpenFile) -> Settings:
     fd = file.descriptor
     try:
+        locked = fcntl.ioctl(fd, _TIOCGLCKTRMIOS, bytes(_TERMIOS_BYTES))
         return Settings(
             termios=fcntl.ioctl(fd, TCGETS2, bytes(TERMIOS2_BYTES)),
             winsize=fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(_WINSIZE_BYTES)),
+            locked=locked if any(locked) else b"",
         )
     except OSError as error:
         if error.errno != errno.EIO:
@@ -300,6 +311,8 @@ def _set(fd: int, settings: Settings) -> None:
     if settings.termios:
         fcntl.ioctl(fd, TCSETS2, settings.termios)
         fcntl.ioctl(fd, termios.TIOCSWINSZ, settings.winsize)
+    if settings.locked:
+        fcntl.ioctl(fd, _TIOCSLCKTRMIOS, settings.locked)
 
 
 def pair(ctx: RestoreContext, index: int) -> int:

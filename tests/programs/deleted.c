@@ -1,8 +1,10 @@
-/* Deleted files: open twice, mapped privately, of O_TMPFILE, executable, hard-linked elsewhere, a name taken again. */
+/* Deleted files: open twice, mapped privately, of O_TMPFILE, executable, hard-linked elsewhere, a name taken again; with
+ * extended attributes where the filesystem has them. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include "protocol.h"
 
 static int made(const char *name, const char *text)
@@ -27,6 +29,7 @@ int main(int argc, char **argv)
     unlink("one");
     int tmp = open(".", O_TMPFILE | O_RDWR, 0600);
     expect("O_TMPFILE", write(tmp, "temporary", 9) == 9);
+    int has_attributes = !fsetxattr(one, "user.kind", "x\0y", 3, 0) && !fsetxattr(tmp, "user.a", "", 0, 0);
     int linked = made("linked", "linked");
     link("linked", "elsewhere");
     unlink("linked");
@@ -41,6 +44,9 @@ int main(int argc, char **argv)
 
     wait_for_go(argv);
     expect("contents", holds(one, "the first") && holds(reader, "the first") && holds(tmp, "temporary"));
+    char value[8];
+    expect("attributes", !has_attributes || (fgetxattr(one, "user.kind", value, 8) == 3 && !memcmp(value, "x\0y", 3) &&
+                                             !fgetxattr(tmp, "user.a", value, 8)));
     expect("position", lseek(one, 0, SEEK_CUR) == 9 && lseek(reader, 0, SEEK_CUR) == 0);
     expect("link count", fstat(one, &st) == 0 && st.st_nlink == 0 && (st.st_mode & 0777) == 0640);
     expect("one inode", pwrite(one, "THE", 3, 0) == 3 && holds(reader, "THE first"));

@@ -1,6 +1,7 @@
 /* A pty pair, both ends inside: the parent holds the master, a child leads a session on the slave, argv[2] says more.
  *
  * `plain`: settings, size, controlling terminal, foreground group, /dev/tty. `packet`: packet mode. `closed`: no slave.
+ * `kept`: a slave that nobody else may open, with settings that nobody may change.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -125,6 +126,24 @@ static int closed(int master, int slave, char **argv)
     return finish();
 }
 
+static int keep(int master, int slave, char **argv)
+{
+    struct termios locked = {.c_lflag = ECHO}, found, settings;
+    int exclusive = 0;
+    expect("TIOCSLCKTRMIOS", !ioctl(slave, TIOCSLCKTRMIOS, &locked));
+    expect("TIOCEXCL", !ioctl(slave, TIOCEXCL));
+    wait_for_go(argv);
+    expect("exclusive", !ioctl(slave, TIOCGEXCL, &exclusive) && exclusive == 1);
+    expect("not the master", !ioctl(master, TIOCGEXCL, &exclusive) && exclusive == 0);
+    expect("locked", !ioctl(slave, TIOCGLCKTRMIOS, &found) && found.c_lflag == ECHO);
+    tcgetattr(slave, &settings);
+    settings.c_lflag &= ~(ECHO | ECHOK);
+    tcsetattr(slave, TCSANOW, &settings);
+    tcgetattr(slave, &settings);
+    expect("echo stays", settings.c_lflag & ECHO && !(settings.c_lflag & ECHOK));
+    return finish();
+}
+
 int main(int argc, char **argv)
 {
     int master = posix_openpt(O_RDWR | O_NOCTTY);
@@ -136,5 +155,7 @@ int main(int argc, char **argv)
         return packet(master, slave, argv);
     if (!strcmp(argv[2], "closed"))
         return closed(master, slave, argv);
+    if (!strcmp(argv[2], "kept"))
+        return keep(master, slave, argv);
     return plain(master, slave, argv);
 }

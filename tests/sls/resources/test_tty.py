@@ -10,7 +10,7 @@ import pytest
 from tests.sls.conftest import Kept
 
 
-@pytest.mark.parametrize("case", ["packet", "closed"])
+@pytest.mark.parametrize("case", ["packet", "closed", "kept"])
 def test_x27_pty_pair(kept: Kept, case: str) -> None:
     outcome = kept("pty.c", case)
     assert not outcome.losses
