@@ -221,8 +221,8 @@ class Reading:
             raise UnsupportedResourceError(
                 max(self._tables, key=lambda pid: len(self._tables[pid])),
                 "descriptors" if files > contents else "memory",
-                f"{files} files and {contents} objects of shared memory are open in all, and the filesystem's daemon "
-                f"may hold {most}; raise its limit of open files (RLIMIT_NOFILE), or close some",
+                f"{files} files and {contents} objects of shared memory, each twice, are open in all, and the "
+                f"filesystem's daemon may hold {most}; raise its limit of open files (RLIMIT_NOFILE), or close some",
             )
 
     def _descriptor(self, process: CapturedProcess, fd: int) -> DescriptorImage:

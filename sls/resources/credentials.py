@@ -3,7 +3,7 @@
 A thread's own matter in the kernel, so a thread's record. Also what a change of credentials resets, and so must follow:
 dumpable, and the parent-death signal (prctl(2)).
 
-Not kept: nothing.
+Not kept: Landlock domains (landlock(7)) and what keyrings(7) hold, of neither of which anything tells.
 Kernel: Linux 3.5; ambient capabilities 4.3.
 """
 

@@ -3,7 +3,7 @@
 They belong to the open file description; its first holder sets them, because the kernel notes the descriptor's number
 for the signal's si_fd. A lease (`file_lock`) tells its owner by the same means.
 
-Not kept: nothing.
+Not kept: dnotify (F_NOTIFY of fcntl(2)), of which nothing tells.
 Kernel: Linux 2.6.32.
 """
 

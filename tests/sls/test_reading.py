@@ -44,7 +44,7 @@ def test_more_shared_memory_than_may_be_open_at_once(tmp_path: Path, binaries: P
         resource.setrlimit(resource.RLIMIT_NOFILE, (900, 900))
         with pytest.raises(UnsupportedResourceError) as raised:
             tracer.capture(program.tree, full=True, track=False)
-        assert "objects of shared memory are open in all" in str(raised.value)
+        assert "objects of shared memory, each twice, are open in all" in str(raised.value)
         assert os.listdir("/proc/self/fd") == open_files
 
     command = [*command_of("shared_mappings.c", binaries), str(tmp_path / "go")]

@@ -1,12 +1,15 @@
 """Process trees, groups and sessions, ended and stopped processes, and what a process has beside memory and files."""
 
 import os
+import subprocess
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from sls import proc
 from tests.sls.conftest import Kept, Refused
+from tests.sls.driver import PROGRAMS, Way, run
 
 _CAP_SYS_RESOURCE: Final = 24
 
@@ -54,6 +57,20 @@ def test_x26_what_tasks_share_is_refused_by_name(refused: Refused, what: str, wo
 
 def test_x26_syscall_user_dispatch_is_refused_by_name(refused: Refused) -> None:
     assert "syscall user dispatch" in refused("dispatch.c")
+
+
+@pytest.mark.root
+def test_x26_a_32_bit_program_is_refused_by_name(tmp_path: Path, binaries: Path) -> None:
+    program = binaries / "narrow"
+    flags = ["-m32", "-O1", "-nostdlib", "-static", "-fno-pie", "-fno-stack-protector"]
+    made = subprocess.run(
+        ["gcc", *flags, "-o", program, PROGRAMS / "narrow.c"], check=False, capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("this compiler makes no 32-bit programs")
+    outcome = run([str(program), str(tmp_path / "go")], tmp_path, Way.REFUSED)
+    assert not outcome.failure
+    assert "a 32-bit program is not supported" in outcome.refusal
 
 
 @pytest.mark.parametrize("case", ["settings", "chroot", "removed"])
