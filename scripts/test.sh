@@ -11,7 +11,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 
 # The programs that the tests checkpoint and inspect.
-scripts/setup.sh redis-server redis-tools sqlite3 gdb elfutils rsync perl nodejs memcached nginx-light xz-utils postgresql vim default-jdk-headless stress-ng tmux screen
+scripts/setup.sh redis-server redis-tools sqlite3 gdb elfutils rsync perl nodejs memcached nginx-light xz-utils postgresql vim default-jdk-headless stress-ng tmux screen bubblewrap
 export PATH="$root/.venv/bin:$PATH"
 [[ -z ${CI:-} ]] || export SLS_REQUIRE=${SLS_REQUIRE:-root,fuse}
 

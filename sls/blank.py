@@ -12,8 +12,9 @@ import resource
 import signal
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from typing import Final
 
 from sls import numbers, proc, syscalls
@@ -25,6 +26,8 @@ from sls.remote import ARENA_BYTES, Arena, Borrowed, Call, In, Reply, call, find
 _SPARE_BYTES: Final = 1 << 20
 _CLONE_VM, _CLONE_FS, _CLONE_FILES, _CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
 _CLONE_PARENT, _CLONE_THREAD, _CLONE_SYSVSEM = 0x8000, 0x10000, 0x40000
+_CLONE_NEWPID: Final = 0x20000000
+_NO_GROUP: Final = -1  # setpgid(2) refuses it
 _THREAD_FLAGS: Final = (
     _CLONE_VM | _CLONE_FS | _CLONE_FILES | _CLONE_SIGHAND | _CLONE_THREAD | _CLONE_SYSVSEM
 )
@@ -68,7 +71,10 @@ class BlankThread:
 
     def __init__(self, pid: int, tid: int, stop_signal: int = signal.SIGURG) -> None:
         self.tid = tid
-        self.borrowed = Borrowed(pid, tid, syscalls.get_registers(tid), _ALL_SIGNALS, stop_signal)
+        below = proc.numbers_below(proc.status(pid, tid))
+        numbers = (below.process[-1], below.task[-1]) if below.task else None
+        registers = syscalls.get_registers(tid)
+        self.borrowed = Borrowed(pid, tid, registers, _ALL_SIGNALS, stop_signal, numbers)
 
 
 class BlankProcess:
@@ -77,6 +83,7 @@ class BlankProcess:
     def __init__(self, forest: "Forest", image: ProcessImage) -> None:
         self.pid = image.pid
         self.sid = image.sid
+        self._depth = len(image.inside.pid) if image.inside else 0
         # one that does not wait in the image: it would be delivered here
         queued = image.queued_signals()
         free = (number for number in _STOP_SIGNALS if number not in queued)
@@ -93,6 +100,12 @@ class BlankProcess:
     def is_arena(self, vma: VmaLine) -> bool:
         start, end = self.arena_place
         return start <= vma.start < end
+
+    def own_number(self, number: int) -> int:
+        if not self._depth:
+            return number
+        inside = self._forest.inside.get(number, ())
+        return inside[self._depth - 1] if len(inside) >= self._depth else 0
 
     def run(self, calls: Sequence[Call], tid: int = 0) -> list[Reply]:
         """Make calls in one thread, the leader by default."""
@@ -127,7 +140,9 @@ class Forest:
         self.notes: list[str] = []
         self._strays: list[ProcessImage] = []
         self._leaders: dict[tuple[int, int], Borrowed] = {}
-        self._stand_ins: list[tuple[int, Borrowed | None]] = []  # with a parent that is no stranger
+        # with a parent that is no stranger, and what that calls it
+        self._stand_ins: list[tuple[int, Borrowed | None, int]] = []
+        self.inside = dict(_numbers_inside(image))
         layouts = [
             [VmaLine(vma.start, vma.end, "", 0, 0, 0, 0, b"") for vma in process.memory.vmas]
             for process in image.processes
@@ -200,21 +215,39 @@ class Forest:
 
     def _make(self, image: ProcessImage, origin: Borrowed, flags: int) -> None:
         """Make one process from `origin`, then its children: those of its birth session before it leaves that."""
+        if image.is_init and not self._is_in_unshared(image):
+            flags |= _CLONE_NEWPID
         process = self._born(image, self._clone(origin, image.pid, flags, image.exit_signal))
         below = [one for one in self._image.processes if one.ppid == image.pid != one.pid]
+        below.sort(key=lambda one: (self._is_in_unshared(one), not one.is_init))
         birth_session = proc.stat(image.pid).session
         mine = process.threads[image.pid].borrowed
         leads = image.sid == image.pid
         early = [one for one in below if leads and one.sid == birth_session]
         for one in early:
-            self._make(one, mine, 0)
+            self._make_child(one, mine)
         if leads:
             self.arena.run(mine, [call("setsid"), *self._leading(image)])[0].check()
         for one in below:
             if one.sid in (one.pid, image.sid):
-                self._make(one, mine, 0)
+                self._make_child(one, mine)
             elif one not in early:
                 self._strays.append(one)
+
+    def _make_child(self, image: ProcessImage, parent: Borrowed) -> None:
+        """A parent that has unshared its pid namespace is itself not in it; its next child is the first there."""
+        if image.is_init and self._is_in_unshared(image):
+            self.arena.run(parent, [call("unshare", _CLONE_NEWPID)])[0].check()
+        self._make(image, parent, 0)
+
+    def _is_in_unshared(self, image: ProcessImage) -> bool:
+        """Whether it is of the pid namespace that its parent has for its children, but not for itself."""
+        if not self.inside:
+            return False
+        parent = next((one for one in self._image.processes if one.pid == image.ppid), None)
+        if parent is None or not parent.pid_namespaces.pid_for_children:
+            return False
+        return _depth(image) > _depth(parent)
 
     def _born(self, image: ProcessImage, pid: int) -> BlankProcess:
         process = self.processes[pid] = BlankProcess(self, image)
@@ -253,11 +286,12 @@ class Forest:
         mine = origin.threads[origin.pid].borrowed
         between = self._clone(mine, 0, 0)
         borrowed = BlankThread(between, between).borrowed
+        number, _ = borrowed.numbers
         self._make(image, borrowed, 0)
         self._take_in(parent, 1)
         _end([between])
         self._take_in(parent, 0)
-        self.arena.run(mine, [call("wait4", between, 0, _WALL, 0)])
+        self.arena.run(mine, [call("wait4", number, 0, _WALL, 0)])
 
     def _take_in(self, parent: BlankProcess | None, flag: int) -> None:
         """Whether orphans go to `parent`; to this process when it is None."""
@@ -272,9 +306,10 @@ class Forest:
         """clone3(2) in `origin`; `wanted` 0 takes any number. RestoreConflictError when the number is in use."""
         if flags & (_CLONE_PARENT | _CLONE_THREAD):
             exit_signal = 0
-        number = In(struct.pack("=i", wanted))
-        arguments = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, int(wanted > 0), 0)
-        pointers = ((64, number),) if wanted else ()
+        wanted_everywhere = (*reversed(self.inside.get(wanted, ())), wanted) if wanted else ()
+        count = len(wanted_everywhere)
+        arguments = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, count, 0)
+        pointers = ((64, In(struct.pack(f"={count}i", *wanted_everywhere))),) if wanted else ()
         since = time.monotonic()
         while True:
             (reply,) = self.arena.run(origin, [call("clone3", In(arguments, pointers), 88)])
@@ -285,8 +320,9 @@ class Forest:
             raise RestoreConflictError(
                 f"pid {wanted} is in use by {numbers.name(wanted)}; end it, or restore with `kill`"
             )
-        born = reply.check()
-        origin.births.remove(born)
+        reply.check()
+        born = origin.births.pop()  # by our number, where the reply has the origin's
+        assert not origin.births, "it makes one at a time"
         syscalls.wait_stop(born)
         return born
 
@@ -304,8 +340,8 @@ class Forest:
                 f"session {sid} has another leader now; a new session stands in for it"
             )
             pid = self._clone(origin, 0, flags)
-        self._stand_ins.append((pid, None if flags else origin))
         borrowed = BlankThread(pid, pid).borrowed
+        self._stand_ins.append((pid, None if flags else origin, borrowed.numbers[0]))
         self.arena.run(borrowed, [call("setsid")])[0].check()
         self._leaders[sid, origin.pid] = borrowed
         return borrowed
@@ -320,9 +356,10 @@ class Forest:
             blank = self.processes[one.pid]
             if proc.stat(one.pid).pgrp == one.pgid:
                 continue
-            (reply,) = blank.run([call("setpgid", 0, one.pgid)])
+            join = call("setpgid", 0, blank.own_number(one.pgid) or _NO_GROUP)
+            (reply,) = blank.run([join])
             if reply.failed and one.pgid not in inside and self._stand_in_group(one):
-                (reply,) = blank.run([call("setpgid", 0, one.pgid)])
+                (reply,) = blank.run([join])
             if reply.failed:
                 self.notes.append(
                     f"process group {one.pgid} of pid {one.pid} belongs to others now"
@@ -331,12 +368,15 @@ class Forest:
     def _stand_in_group(self, image: ProcessImage) -> bool:
         """Make the group of a process whose group leader is gone. False when its number is taken."""
         mine = self.processes[image.pid].threads[image.pid].borrowed
+        if len(self.inside.get(image.pgid, ())) < _depth(image):
+            return False  # one of another namespace
         try:
             pid = self._clone(mine, image.pgid, 0)
         except RestoreConflictError:
             return False
-        self._stand_ins.append((pid, mine))
-        self.arena.run(BlankThread(pid, pid).borrowed, [call("setpgid", 0, 0)])[0].check()
+        borrowed = BlankThread(pid, pid).borrowed
+        self._stand_ins.append((pid, mine, borrowed.numbers[0]))
+        self.arena.run(borrowed, [call("setpgid", 0, 0)])[0].check()
         return True
 
     def _make_threads(self, image: ProcessImage) -> None:
@@ -354,10 +394,10 @@ class Forest:
 
     def _end_stand_ins(self) -> None:
         """Sessions and groups live on in their members. A parent that is a blank process waits for its child."""
-        _end([pid for pid, _ in self._stand_ins])
-        for pid, parent in self._stand_ins:
+        _end([pid for pid, _, _ in self._stand_ins])
+        for _, parent, number in self._stand_ins:
             if parent is not None:
-                self.arena.run(parent, [call("wait4", pid, 0, _WALL, 0)])
+                self.arena.run(parent, [call("wait4", number, 0, _WALL, 0)])
         self._stand_ins.clear()
 
     def _end_zombie(self, pid: int, status: int) -> None:
@@ -385,8 +425,26 @@ class Forest:
 
     def kill(self) -> None:
         """End everything that was made."""
-        _end([*self.processes, *(pid for pid, _ in self._stand_ins), self.seed_pid])
+        _end([*self.processes, *(pid for pid, _, _ in self._stand_ins), self.seed_pid])
         self.arena.close()
+
+
+def _depth(image: ProcessImage) -> int:
+    """How many pid namespaces below ours it is in."""
+    return len(image.inside.pid) if image.inside else 0
+
+
+def _numbers_inside(image: Image) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Number here → those in pid namespaces below ours, the outermost first."""
+    for process in image.processes:
+        if process.inside is None:
+            continue
+        here = (process.pgid, process.sid, process.pid)
+        below = (process.inside.pgid, process.inside.sid, process.inside.pid)
+        for number, found in zip(here, below, strict=True):
+            if known := tuple(takewhile(bool, found)):
+                yield number, known
+        yield from ((thread.tid, thread.inside) for thread in process.threads)
 
 
 def _own_style_layout() -> list[VmaLine]:
@@ -398,12 +456,16 @@ def _own_style_layout() -> list[VmaLine]:
 
 
 def _end(pids: Sequence[int]) -> None:
-    """SIGKILL, and wait. A traced leader's end is told only when its threads, tracees too, were waited for."""
+    """SIGKILL, and wait, for who was made last first.
+
+    A traced leader's end is told only when its threads, tracees too, were waited for; that of the first process of a
+    pid namespace when all others in it were.
+    """
     threads = [tid for pid in pids for tid in _threads(pid) if tid != pid]
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    for tid in (*threads, *pids):
+    for tid in (*threads, *reversed(pids)):
         with suppress(ChildProcessError):
             while not os.WIFSIGNALED(os.waitpid(tid, syscalls.WALL)[1]):
                 pass

@@ -16,6 +16,7 @@ from sls.resources import (
     Content,
     Loss,
     MemoryRecord,
+    NamespacesRecord,
     Record,
     SignalActionsRecord,
     ThreadSignalsRecord,
@@ -31,14 +32,26 @@ _MAGIC: Final = b"SLSI"
 
 
 class ThreadImage(Record, frozen=True):
-    """One thread."""
+    """One thread. `inside`: what pid namespaces below the restorer's call it, the outermost first."""
 
     tid: int
     states: tuple[AnyThreadRecord, ...]
+    inside: tuple[int, ...] = ()
 
     @property
     def state(self) -> ThreadStateRecord:
         return next(one for one in self.states if isinstance(one, ThreadStateRecord))
+
+
+class Inside(Record, frozen=True):
+    """What pid namespaces below the restorer's call a process, its group and session, the outermost first.
+
+    0: it is of another namespace.
+    """
+
+    pid: tuple[int, ...]
+    pgid: tuple[int, ...]
+    sid: tuple[int, ...]
 
 
 class DescriptorImage(Record, frozen=True):
@@ -69,6 +82,18 @@ class ProcessImage(Record, frozen=True):
     exit_status: int | None = None
     exit_signal: int = 17
     is_stopped: bool = False
+    inside: Inside | None = None
+
+    @property
+    def is_init(self) -> bool:
+        """Whether it is the first of a pid namespace."""
+        return self.inside is not None and self.inside.pid[-1] == 1
+
+    @property
+    def pid_namespaces(self) -> NamespacesRecord:
+        """Which pid namespaces it and its children to come are of; a zombie does not tell."""
+        found = (one for one in self.states if isinstance(one, NamespacesRecord))
+        return next(found, NamespacesRecord())
 
     def queued_signals(self) -> frozenset[int]:
         """Numbers of the signals that wait in any of its queues."""

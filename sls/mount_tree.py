@@ -28,6 +28,10 @@ class MountTree:
         self.lines = lines
         self._numbers = {one.number for one in lines}
 
+    def kind_of(self, mount: int) -> bytes:
+        """The filesystem that is mounted there, by its name; empty for a mount of another namespace."""
+        return next((one.kind for one in self.lines if one.number == mount), b"")
+
     def holds(self, mount: int) -> bool:
         """Whether a mount, by its number, is attached in this namespace."""
         return mount in self._numbers

@@ -609,6 +609,24 @@ def boot_time_s() -> int:
         return next(int(line.split()[1]) for line in file if line.startswith("btime "))
 
 
+class Numbers(NamedTuple):
+    """What a task, its process, group and session are called in the pid namespaces below ours, the outermost first.
+
+    Empty in ours. 0: it is of another namespace.
+    """
+
+    task: tuple[int, ...]
+    process: tuple[int, ...]
+    group: tuple[int, ...]
+    session: tuple[int, ...]
+
+
+def numbers_below(status: Mapping[str, str]) -> Numbers:
+    """From /proc/<pid>/status."""
+    names = ("NSpid", "NStgid", "NSpgid", "NSsid")
+    return Numbers(*(tuple(map(int, status[name].split()))[1:] for name in names))
+
+
 class MountLine(NamedTuple):
     """One line of mountinfo. `device`: st_dev of what is mounted; `root`: the part of it that is shown.
 

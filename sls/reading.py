@@ -9,7 +9,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack
 from functools import lru_cache, partial
 from typing import Any, Final
@@ -19,7 +19,7 @@ import msgspec
 from sls import proc, syscalls
 from sls.errors import UnsupportedResourceError
 from sls.freeze import FrozenThread
-from sls.image import DescriptorImage, Image, ProcessImage, ThreadImage
+from sls.image import DescriptorImage, Image, Inside, ProcessImage, ThreadImage
 from sls.mount_tree import MountTree, enter
 from sls.proc import FdInfo
 from sls.ranges import Ranges, intersection, merged
@@ -181,7 +181,11 @@ class Reading:
         captured = self._session.members[process.pid].tracker.captured
         stat = self._leaders.get(process.pid, process.stat)
         threads = [
-            ThreadImage(tid=tid, states=tuple(self._records[tid, state] for state in THREAD_STATES))
+            ThreadImage(
+                tid=tid,
+                states=tuple(self._records[tid, state] for state in THREAD_STATES),
+                inside=_inside_of_thread(process, tid),
+            )
             for tid in sorted(frozen.threads, key=lambda tid: (tid != process.pid, tid))
         ]
         return ProcessImage(
@@ -192,6 +196,7 @@ class Reading:
             ),
             threads=tuple(threads), descriptors=self._tables[process.pid],
             exit_signal=stat.exit_signal, is_stopped=process.is_stopped,
+            inside=_inside(process.status),
         )  # fmt: skip
 
     def _read_zombies(self) -> Iterator[ProcessImage]:
@@ -202,6 +207,7 @@ class Reading:
             yield ProcessImage(
                 pid=pid, ppid=stat.ppid, pgid=stat.pgrp, sid=stat.session, comm=stat.comm,
                 exit_status=stat.exit_code, exit_signal=stat.exit_signal,
+                inside=_inside(proc.status(pid)),
             )  # fmt: skip
 
     # --- open files ---
@@ -293,6 +299,20 @@ class Reading:
         if not network and not mounts:
             return record
         return msgspec.structs.replace(record, network=network, mounts=mounts)
+
+
+def _inside(status: Mapping[str, str]) -> Inside | None:
+    numbers = proc.numbers_below(status)
+    if not numbers.process:
+        return None
+    return Inside(pid=numbers.process, pgid=numbers.group, sid=numbers.session)
+
+
+def _inside_of_thread(process: CapturedProcess, tid: int) -> tuple[int, ...]:
+    if not proc.numbers_below(process.status).task:
+        return ()
+    status = proc.Fields(process.read_of_thread(tid, "status"))
+    return proc.numbers_below(status).task
 
 
 _FILES_CAN_WAIT: Final = "files can wait"

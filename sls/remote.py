@@ -312,15 +312,23 @@ class Borrowed:
 
     Killed at any moment, this process leaves a thread that is whole: with its own registers and mask, or somewhere in
     the code, which puts back both. So the registers change first and the mask after them, and back the other way.
+    `numbers`: pid and tid as the thread itself knows them, who may be in another pid namespace.
     `births` collects tids that the thread's calls made (clone3). Signals that arrive meanwhile stay queued in the
     kernel; the one kind that cannot be blocked and does not kill (SIGSTOP) is sent again by `give_back`.
     """
 
     def __init__(
-        self, pid: int, tid: int, registers: Registers, mask: int, stop_signal: int
+        self,
+        pid: int,
+        tid: int,
+        registers: Registers,
+        mask: int,
+        stop_signal: int,
+        numbers: tuple[int, int] | None = None,
     ) -> None:
         self.pid = pid
         self.tid = tid
+        self.numbers = numbers or (pid, tid)
         self.registers = registers
         self.mask = mask
         self.stop_signal = stop_signal
@@ -351,7 +359,7 @@ class Borrowed:
 
     def stop_call(self) -> Call:
         """The call that stops the thread in the middle of a table; without a tracer it does nothing."""
-        return call("tgkill", self.pid, self.tid, self.stop_signal)
+        return call("tgkill", *self.numbers, self.stop_signal)
 
     def wait(self, start: int, pause: Callable[[], None] | None = None) -> None:
         """Wait for the signal raised at the end of the table; one of that number from elsewhere finds another place."""
@@ -479,9 +487,7 @@ class _Lane:
     def set_off(self, thread: Borrowed, calls: tuple[Call, ...]) -> "_Layout":
         """Let `thread` make as many of `calls` as there is room for."""
         layout = _laid_out(self._base + self._table, self._base + self._end, calls)
-        control = _control_block(
-            thread.pid, thread.tid, thread.stop_signal, thread.mask, thread.registers
-        )
+        control = _control_block(*thread.numbers, thread.stop_signal, thread.mask, thread.registers)
         self._memory[self._control : self._control + len(control)] = control
         for address, data in layout.pieces:
             offset = address - self._base
@@ -687,9 +693,7 @@ def run_in_vdso(thread: Borrowed, maps: Sequence[VmaLine], calls: Sequence[Call]
         )
         for one in calls
     )
-    control = _control_block(
-        thread.pid, thread.tid, thread.stop_signal, thread.mask, thread.registers
-    )
+    control = _control_block(*thread.numbers, thread.stop_signal, thread.mask, thread.registers)
     blob = bytearray(_VDSO_CODE.ljust(_VDSO_CONTROL, b"\0") + control)
     blob = blob.ljust(_VDSO_CONTROL + _AT_TABLE, b"\0") + table + struct.pack("=q", -1)
     start = _vdso_tail(thread, maps, len(blob))

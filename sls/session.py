@@ -128,9 +128,13 @@ class Session:
         )  # fmt: skip
         self._cleanup.callback(process.close)
         stop_signal = quiet_signal(process.status)
+        own_pid = proc.numbers_below(process.status).process[-1:]
         for thread in frozen.threads.values():
             leave_sequence(thread)
-            borrowed = Borrowed(pid, thread.tid, thread.registers, thread.sigmask, stop_signal)
+            numbers = (own_pid[0], _own_number(pid, thread.tid)) if own_pid else None
+            borrowed = Borrowed(
+                pid, thread.tid, thread.registers, thread.sigmask, stop_signal, numbers
+            )
             self._threads[thread.tid] = borrowed
         leader = self._threads[frozen.leader.tid]
         if member.arena is None:
@@ -258,6 +262,11 @@ def private_mappings(vmas: Sequence[VmaLine], arena: Arena | None) -> list[VmaLi
         and not (arena is not None and arena.base <= vma.start < arena.end)
         and not vma.name.startswith((b"[v", b"[uprobes"))
     ]
+
+
+def _own_number(pid: int, tid: int) -> int:
+    """What a thread in another pid namespace calls itself."""
+    return proc.numbers_below(proc.status(pid, tid)).task[-1]
 
 
 def copy_content(content: Content, source: MemorySource, buffer: CopyBuffer) -> CapturedObject:

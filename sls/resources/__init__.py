@@ -232,6 +232,7 @@ __all__ = [
     "Memo",
     "MemoryRecord",
     "MemorySource",
+    "NamespacesRecord",
     "OpenFile",
     "Owner",
     "Parting",

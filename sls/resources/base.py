@@ -511,6 +511,10 @@ class RestoredProcess(Protocol):
         """Whether `vma` is the restorer's own."""
         ...
 
+    def own_number(self, number: int) -> int:
+        """What a task, group or session of the image is called in the process's own pid namespace; 0: nothing."""
+        ...
+
     def fill(self, object_id: int, writable: Sequence[tuple[int, int]]) -> None:
         """Write the generation's bytes to their addresses. `writable`: ranges that the process itself may write."""
         ...
@@ -573,6 +577,8 @@ class RestoreContext:
         self._to_close: list[int] = []
         self.networks: dict[bytes, int] = {}  # link of a network namespace → the new one
         self.trees = {b"": OURS}  # link of a mount namespace → the new one
+        # link of a mount namespace → descriptors of its mounts, until the last of them is in its place
+        self.unfinished: dict[bytes, list[int]] = {}
         self._network = b""  # the link of the one that we stay in, or empty
         self._made: list[Callable[[], object]] = []
         self._at_last: list[Callable[[], object]] = []

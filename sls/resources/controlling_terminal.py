@@ -94,7 +94,8 @@ class ControllingTerminal(ProcessState[ControllingTerminalRecord]):
         fd = _controlling_descriptor(ctx, record.terminal)
         if fd < 0:
             return
-        (reply,) = yield [call("ioctl", fd, _TIOCSPGRP, In(struct.pack("=i", record.foreground)))]
+        foreground = process.own_number(record.foreground)
+        (reply,) = yield [call("ioctl", fd, _TIOCSPGRP, In(struct.pack("=i", foreground)))]
         if reply.failed:
             name = record.terminal.path.decode(errors="replace")
             ctx.note("terminal", f"{name} is another session's now", process.pid)

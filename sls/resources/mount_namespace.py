@@ -10,18 +10,25 @@ Kernel: Linux 5.12 (5.15 for propagation).
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
 from sls import mounts, proc
-from sls.child import told_by_child
+from sls.child import told_by_child, told_from_inside
 from sls.errors import RestoreConflictError, UnsupportedResourceError
 from sls.mount_copies import Processes, Steps, Wanted, copies, point_within, reach, steps_of
 from sls.mount_tree import MountTree
 from sls.proc import MountLine
 from sls.remote import Remote
-from sls.resources.base import CaptureContext, CapturedProcess, Record, RestoreContext
+from sls.resources.base import (
+    CaptureContext,
+    CapturedProcess,
+    Record,
+    RestoreContext,
+    RestoredProcess,
+)
+from sls.resources.namespaces import is_first
 from sls.resources.own_namespace import ProcessNamespace, ProcessNamespaceRecord
 from sls.resources.tmpfs import Part, TmpfsTree, capture_tmpfs, fill_tmpfs
 
@@ -46,7 +53,10 @@ class Place(Record, frozen=True):
 
 
 class Filesystem(Record, frozen=True):
-    """What is mounted. `place`: where the restorer has it too; else it is made with `settings`, and filled (`tree`)."""
+    """What is mounted. `place`: where the restorer has it too; else it is made with `settings`, and filled (`tree`).
+
+    `first_process`: of proc(5), pid 1 of the pid namespace that it shows, by our number; 0: it shows the restorer's.
+    """
 
     kind: bytes
     source: bytes
@@ -54,6 +64,7 @@ class Filesystem(Record, frozen=True):
     place: Place | None = None
     tree: TmpfsTree | None = None
     is_read_only: bool = False
+    first_process: int = 0
 
 
 class Mount(Record, frozen=True):
@@ -112,17 +123,30 @@ class MountNamespace(ProcessNamespace[MountNamespaceRecord]):
         return _Capture(ctx, process).record()
 
     def _make(self, ctx: RestoreContext, record: MountNamespaceRecord) -> int:
-        bases = [_base(ctx, one) for one in record.filesystems]
-        built = told_by_child(lambda: _Build(record, bases).run(), _Built)
-        if built.words:
-            raise RestoreConflictError(
-                f"a mount namespace cannot be made again: {built.words}; see to it and restore again",
-                built.errno,
-            )
+        """All but what shows processes that are not there yet, and what is mounted on that."""
+        bases = [-1 if one.first_process else _base(ctx, one) for one in record.filesystems]
+        built = _told(_Build(record, bases, _late(record)).begin)
         ctx.trees[record.link] = MountTree(record.link, ctx.opened(built.root))
-        for words in built.notes:
+        namespace = ctx.inheritable(ctx.opened(built.namespace))
+        ctx.unfinished[record.link] = [ctx.opened(fd) if fd >= 0 else fd for fd in built.made]
+        return namespace
+
+    def restore(
+        self, ctx: RestoreContext, process: RestoredProcess, record: MountNamespaceRecord
+    ) -> Remote[None]:
+        yield from ()
+        if record.link in ctx.unfinished:
+            self._finish(ctx, record, ctx.unfinished.pop(record.link))
+
+    def _finish(
+        self, ctx: RestoreContext, record: MountNamespaceRecord, made: Sequence[int]
+    ) -> None:
+        """The processes are there, as the first record of the namespace says who is in which pid namespace."""
+        bases = [_base_inside(ctx, one) if one.first_process else -1 for one in record.filesystems]
+        build = _Build(record, bases, _late(record))
+        namespace = self.made(ctx, record)
+        for words in _told(lambda: build.finish(namespace, made)).notes:
             ctx.note("namespaces", words)
-        return ctx.inheritable(ctx.opened(built.namespace))
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
@@ -141,10 +165,11 @@ class _Capture:
     def record(self) -> MountNamespaceRecord:
         places = {one.device: self._place(one) for one in self._lines}
         own = [device for device, place in places.items() if place is None]
-        trees = self._trees(own)
+        trees, processes = self._looked_into(own)
         devices = list(places)
         filesystems = [
-            self._filesystem(device, places[device], trees.get(device)) for device in devices
+            self._filesystem(device, places[device], trees.get(device), processes.get(device, 0))
+            for device in devices
         ]
         numbers = [one.number for one in self._lines]
         return MountNamespaceRecord(
@@ -197,7 +222,9 @@ class _Capture:
         best = next((one for one in found if one.point == line.point), found[0])
         return Place(steps=self._our_steps[best.number], root=best.root)
 
-    def _filesystem(self, device: int, place: Place | None, tree: TmpfsTree | None) -> Filesystem:
+    def _filesystem(
+        self, device: int, place: Place | None, tree: TmpfsTree | None, first_process: int
+    ) -> Filesystem:
         line = next(one for one in self._lines if one.device == device)
         if any(one.root.endswith(_DELETED) for one in self._lines if one.device == device):
             raise self._refusal(line, "shows a directory that is removed; unmount it there")
@@ -214,26 +241,42 @@ class _Capture:
             place=place,
             tree=tree,
             is_read_only=place is None and b"ro" in line.settings.split(b","),
+            first_process=first_process,
         )
 
-    def _trees(self, own: Sequence[int]) -> dict[int, TmpfsTree]:
-        """Contents of each tmpfs that is ours nowhere. Also sees that each proc is of our processes."""
+    def _looked_into(self, own: Sequence[int]) -> tuple[dict[int, TmpfsTree], dict[int, int]]:
+        """Contents of each tmpfs that is ours nowhere; and whose processes each proc shows."""
         tops = {device: _tops(self._lines, device) for device in own}
         mine = [one for device in own for one in tops[device] if one.kind in (b"tmpfs", b"proc")]
         if not mine:
-            return {}
+            return {}, {}
         steps = steps_of(self._lines)
         wanted = [Wanted(steps[one.number]) for one in mine]
         look = partial(_copies_inside, self._process.tid, wanted)
         descriptors = told_by_child(look, list[int])
         parts: dict[int, list[Part]] = {}
+        processes: dict[int, int] = {}
         for line, fd in zip(mine, descriptors, strict=True):
             self._ctx.at_end(partial(os.close, fd))
-            if line.kind == b"proc" and not _is_of_our_processes(fd):
-                raise self._refusal(line, "is of other processes than ours; run it without")
-            if line.kind == b"tmpfs":
+            if line.kind == b"proc":
+                processes[line.device] = self._first_process(line, fd)
+            else:
                 parts.setdefault(line.device, []).append(Part(fd, line.root.lstrip(b"/")))
-        return {device: capture_tmpfs(self._ctx, device, found) for device, found in parts.items()}
+        trees = {device: capture_tmpfs(self._ctx, device, one) for device, one in parts.items()}
+        return trees, processes
+
+    def _first_process(self, line: MountLine, fd: int) -> int:
+        """Who is pid 1 in a proc; 0 if it is that of ours."""
+        try:
+            found = os.readlink(b"1/ns/pid", dir_fd=fd)
+        except OSError:
+            found = b""
+        if found == os.readlink(b"/proc/self/ns/pid"):
+            return 0
+        for one in self._ctx.processes.values():
+            if one.settled_link("ns/pid") == found and is_first(one):
+                return one.pid
+        raise self._refusal(line, "shows processes that are not in the partition; run it without")
 
     def _groups(self) -> Iterator[Group]:
         wanted = {number for one in self._lines for number in (one.shared, one.master) if number}
@@ -285,14 +328,6 @@ def _copies_inside(tid: int, wanted: Sequence[Wanted]) -> list[int]:
         processes.close()
 
 
-def _is_of_our_processes(fd: int) -> bool:
-    """Whether we are in the /proc whose root `fd` is, under our number."""
-    try:
-        return os.readlink("self", dir_fd=fd) == str(os.getpid())
-    except OSError:
-        return False
-
-
 # --- restore --------------------------------------------------------------------------------------------------------
 
 
@@ -315,44 +350,96 @@ def _base(ctx: RestoreContext, filesystem: Filesystem) -> int:
     return base
 
 
+def _base_inside(ctx: RestoreContext, filesystem: Filesystem) -> int:
+    """A descriptor of a proc that shows a pid namespace below ours."""
+    make = partial(mounts.fresh, filesystem.kind, filesystem.source, filesystem.settings)
+    return ctx.opened(told_from_inside(filesystem.first_process, make, int))
+
+
+def _late(record: MountNamespaceRecord) -> frozenset[int]:
+    """Mounts of what can be made only when the processes are there, and those on them."""
+    found: set[int] = set()
+    for number, mount in enumerate(record.mounts):
+        if record.filesystems[mount.filesystem].first_process or mount.parent in found:
+            found.add(number)
+    return frozenset(found)
+
+
 class _Built(NamedTuple):
-    words: str
-    errno: int
-    root: int
-    namespace: int
-    notes: list[str]
+    """What a child has made: descriptors, -1 for none. `words`: why it has failed."""
+
+    words: str = ""
+    errno: int = 0
+    root: int = -1
+    namespace: int = -1
+    made: Sequence[int] = ()
+    notes: Sequence[str] = ()
+
+
+def _told(work: Callable[[], _Built]) -> _Built:
+    built = told_by_child(work, _Built)
+    if built.words:
+        raise RestoreConflictError(
+            f"a mount namespace cannot be made again: {built.words}; see to it and restore again",
+            built.errno,
+        )
+    return built
+
+
+_ByNumber = Sequence[int] | Mapping[int, int]
+"""Descriptors of mounts by their position in the record."""
 
 
 class _Build:
-    """In a child, whose namespace becomes the new one. `bases`: of the filesystems that are new."""
+    """In a child, whose namespace becomes the new one. `bases`: of the filesystems that are new; `late`: mounts."""
 
-    def __init__(self, record: MountNamespaceRecord, bases: Sequence[int]) -> None:
+    def __init__(
+        self, record: MountNamespaceRecord, bases: Sequence[int], late: frozenset[int]
+    ) -> None:
         self._record = record
         self._bases = bases
+        self._late = late
         self._notes: list[str] = []
         self._what = ""
 
-    def run(self) -> _Built:
+    def begin(self) -> _Built:
+        """A new namespace, of which nothing propagates yet; descriptors of its mounts."""
         namespaces = os.open("/proc/self/ns", os.O_PATH | os.O_CLOEXEC)
         processes = Processes()
-        made: list[int] = []
-        groups: dict[int, int] = {}
         try:
-            groups.update(self._groups_outside(processes))
             mounts.leave_alone()
-            made += self._made(processes)
-            self._join(made)
-            self._propagate(made, groups)
+            made = self._made(processes)
+            self._join(made, set(range(len(made))) - self._late)
             namespace = os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=namespaces)
             root = os.open("/", os.O_PATH | os.O_CLOEXEC)
-            return _Built("", 0, root, namespace, self._notes)
+            return _Built(root=root, namespace=namespace, made=made)
         except OSError as error:
-            words = f"{self._what}: {os.strerror(error.errno or errno.EIO)}"
-            return _Built(words, error.errno or errno.EIO, -1, -1, [])
+            return self._failed(error)
         finally:
             processes.close()
-            for fd in (namespaces, *made, *groups.values()):
-                os.close(fd)
+            os.close(namespaces)
+
+    def finish(self, namespace: int, made: Sequence[int]) -> _Built:
+        """The rest of the mounts, then propagation."""
+        processes = Processes()
+        complete = dict(enumerate(made))
+        try:
+            groups = dict(self._groups_outside(processes))
+            mounts.enter(namespace)
+            for filesystem, base in enumerate(self._bases):
+                if base >= 0:
+                    complete.update(self._copies_of(filesystem, base))
+            self._join(complete, self._late)
+            self._propagate(complete, groups)
+            return _Built(notes=self._notes)
+        except OSError as error:
+            return self._failed(error)
+        finally:
+            processes.close()
+
+    def _failed(self, error: OSError) -> _Built:
+        words = f"{self._what}: {os.strerror(error.errno or errno.EIO)}"
+        return _Built(words=words, errno=error.errno or errno.EIO)
 
     def _groups_outside(self, processes: Processes) -> Iterator[tuple[int, int]]:
         lines = processes.lines()
@@ -361,7 +448,7 @@ class _Build:
                 yield group.number, fd
 
     def _made(self, processes: Processes) -> list[int]:
-        """A descriptor of each mount, attached nowhere."""
+        """A descriptor of each mount, attached nowhere; -1 where its filesystem is not there yet."""
         found: dict[int, int] = {}
         wanted: dict[int, Wanted] = {}
         for number, mount in enumerate(self._record.mounts):
@@ -374,7 +461,7 @@ class _Build:
         for filesystem, base in enumerate(self._bases):
             if base >= 0:
                 found.update(self._copies_of(filesystem, base))
-        return [found[number] for number in range(len(self._record.mounts))]
+        return [found.get(number, -1) for number in range(len(self._record.mounts))]
 
     def _copies_of(self, filesystem: int, base: int) -> Iterator[tuple[int, int]]:
         """Before Linux 6.15 only what is attached somewhere is copied."""
@@ -385,8 +472,10 @@ class _Build:
                 yield number, mounts.copy_of(base, mount.root.lstrip(b"/"))
         mounts.detach(b"/")
 
-    def _join(self, made: Sequence[int]) -> None:
-        for fd, mount in zip(made, self._record.mounts, strict=True):
+    def _join(self, made: _ByNumber, numbers: Collection[int]) -> None:
+        """Put these in their places, in the order of the record."""
+        for number in sorted(numbers):
+            fd, mount = made[number], self._record.mounts[number]
             self._what = f"the mount on {mount.point.decode(errors='replace') or '/'}"
             mounts.set_propagation(fd, mounts.PRIVATE)
             mounts.set_attributes(fd, mount.attributes)
@@ -404,15 +493,14 @@ class _Build:
 
     # --- propagation ---
 
-    def _propagate(self, made: Sequence[int], groups: dict[int, int]) -> None:
+    def _propagate(self, made: _ByNumber, groups: dict[int, int]) -> None:
         """Peers and masters, once all is in its place: what propagates would be mounted elsewhere too.
 
         Who shows most of a filesystem is the first of a group, for the others have to show a part of it.
         """
         first = dict(groups)
-        order = sorted(
-            zip(made, self._record.mounts, strict=True), key=lambda one: len(one[1].root)
-        )
+        numbered = ((made[number], mount) for number, mount in enumerate(self._record.mounts))
+        order = sorted(numbered, key=lambda one: len(one[1].root))
         for fd, mount in order:
             if mount.shared and mount.shared not in first:
                 self._follow(fd, mount, first)

@@ -1,20 +1,22 @@
-"""Namespaces (namespaces(7)): those of the restorer come back; a process with its own is refused by name.
+"""Namespaces (namespaces(7)): those of the restorer come back; kinds that are not kept are refused by name.
 
-Each for a reason of its own (`_REASONS`). Mount, UTS, IPC, time and network namespaces are kept, each in a module of
-its own.
+Mount, UTS, IPC, time and network namespaces are each kept in a module of their own. A pid namespace comes back with its
+first process (`sls.blank`): whoever is in it gets its numbers there as well as here.
 
-Not kept: a namespace of its own of any other kind, refused.
-Kernel: Linux 3.8.
+Not kept: user and cgroup namespaces of its own, a pid namespace without its first process: refused.
+Kernel: Linux 3.8 (pid namespaces 5.5).
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Final
 
 from sls import proc
+from sls.child import told_from_inside
 from sls.errors import TaskDiedError
-from sls.remote import Remote
+from sls.remote import In, Out, Remote, call
 from sls.resources.base import (
     CaptureContext,
     CapturedProcess,
@@ -27,41 +29,63 @@ from sls.resources.base import (
 
 
 class NamespacesRecord(ProcessRecord, frozen=True, tag="namespaces"):
-    """Nothing of their own."""
+    """Links of pid namespaces: its own, if that is not the restorer's; its children's, if that is not its own.
+
+    `last_pid`: what was given last in the one whose first process this is.
+    """
+
+    pid: bytes = b""
+    pid_for_children: bytes = b""
+    last_pid: int = 0
 
 
 class Namespaces(ProcessState[NamespacesRecord]):
-    """Refuses what has its own."""
+    """Refuses what has its own; tells who is in which pid namespace."""
 
     stage = Stage.TASKS
     record = NamespacesRecord
 
     def can_wait(self, process: CapturedProcess) -> bool:
-        return True
+        return not proc.numbers_below(process.status).process
 
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[NamespacesRecord]:
-        yield from ()
         own = _own_links(os.getpid()) | {"mnt": process.settled_link("ns/mnt")}
         for tid in process.frozen.threads:
             names = (*_REASONS, "time") if tid == process.tid else _OF_THREADS
             links = process.looks.at_leisure(("namespaces", tid), partial(_links, tid, names))
             _compare(process, own, links)
-        return NamespacesRecord()
+        mine = process.settled_link("ns/pid")
+        childrens = process.looks.at_leisure(
+            "children's pid namespace", partial(_link, process.tid, "pid_for_children")
+        )
+        if not childrens:
+            raise process.unsupported(
+                "namespaces", f"a pid_for_children namespace of its own: {_LATER}"
+            )
+        for link in {mine, childrens} - {own["pid"]}:
+            _see_first(ctx, process, link, is_own=link == mine)
+        return NamespacesRecord(
+            pid=mine if mine != own["pid"] else b"",
+            pid_for_children=childrens if childrens != mine else b"",
+            last_pid=(yield from _last_pid(ctx, mine)) if is_first(process) else 0,
+        )
 
     def restore(
         self, ctx: RestoreContext, process: RestoredProcess, record: NamespacesRecord
     ) -> Remote[None]:
         yield from ()
+        if record.last_pid:
+            ctx.at_last(partial(_set_last_pid, process.pid, record.last_pid))
 
 
+_LAST_PID: Final = "/proc/sys/kernel/ns_last_pid"
+_NUMBER_BYTES: Final = 32
 _OF_THREADS: Final = ("mnt",)  # what a thread may leave alone
 _LATER: Final = "its children to come would be in it; let the one that unshared it end"
 _REASONS: Final = {
     "mnt": "its other threads are in another one, which is not supported",
     "user": "its ids and rights mean something else outside; run it without",
-    "pid": "its process numbers are others than those seen here; checkpoint it from within",
     "cgroup": "its view of control groups cannot be made again; run it without",
-    "pid_for_children": _LATER,
     "time_for_children": _LATER,
 }
 
@@ -69,7 +93,7 @@ _REASONS: Final = {
 @lru_cache(maxsize=1)
 def _own_links(pid: int) -> dict[str, bytes]:
     """Of this process, which never leaves its own."""
-    return _links(pid, (*_REASONS, "time"))
+    return _links(pid, (*_REASONS, "time", "pid"))
 
 
 def _links(tid: int, names: Iterable[str]) -> dict[str, bytes]:
@@ -93,3 +117,62 @@ def _compare(process: CapturedProcess, own: dict[str, bytes], theirs: dict[str, 
             raise process.unsupported(
                 "namespaces", f"a {name} namespace of its own: {_REASONS[name]}"
             )
+
+
+def _see_first(ctx: CaptureContext, process: CapturedProcess, link: bytes, *, is_own: bool) -> None:
+    """A pid namespace is made with its first process, which so must be there; and others by whom it is made.
+
+    Who entered one by setns(2), or was left by who did, has parents that are of neither.
+    """
+    first = next(filter(is_first, _members(ctx, link)), None)
+    if first is None:
+        raise process.unsupported(
+            "namespaces",
+            "a pid namespace whose first process is not in the partition cannot be made again; attach that one too",
+        )
+    parent = process if not is_own else ctx.processes.get(process.stat.ppid)
+    is_in_it = parent is not None and parent.settled_link("ns/pid") == link
+    maker = first.stat.ppid
+    if process is first or is_in_it or (parent is not None and parent.pid == maker):
+        return
+    raise process.unsupported(
+        "namespaces",
+        "a pid namespace that it, or its parent, has entered (setns(2)) is not supported; let it end",
+    )
+
+
+def _members(ctx: CaptureContext, link: bytes) -> Iterator[CapturedProcess]:
+    return (one for one in ctx.processes.values() if one.settled_link("ns/pid") == link)
+
+
+def is_first(process: CapturedProcess) -> bool:
+    """Of a pid namespace below ours."""
+    return proc.numbers_below(process.status).process[-1:] == (1,)
+
+
+def _last_pid(ctx: CaptureContext, link: bytes) -> Remote[int]:
+    """Asked inside, for each sees that of its own; where it has no /proc, the highest number that is in use."""
+    (opened,) = yield [call("open", In(_LAST_PID.encode() + b"\0"), os.O_RDONLY | os.O_CLOEXEC, 0)]
+    if opened.failed:
+        return max(
+            proc.numbers_below(proc.status(one.pid, tid)).task[-1]
+            for one in _members(ctx, link)
+            for tid in one.frozen.threads
+        )
+    read, _ = yield [
+        call("read", opened.value, Out(_NUMBER_BYTES), _NUMBER_BYTES),
+        call("close", opened.value),
+    ]
+    return int(read.outputs[0][: read.check()])
+
+
+def _set_last_pid(pid: int, last: int) -> None:
+    def write() -> bool:
+        with (
+            suppress(OSError),
+            open(_LAST_PID, "wb", buffering=0) as file,
+        ):  # CONFIG_CHECKPOINT_RESTORE
+            file.write(b"%d" % last)
+        return True
+
+    told_from_inside(pid, write, bool)

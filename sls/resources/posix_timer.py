@@ -13,6 +13,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from sls.errors import ImageError
 from sls.remote import Call, In, Out, Remote, call, remote_all
 from sls.resources.base import (
@@ -85,10 +87,16 @@ class PosixTimers(ProcessState[PosixTimersRecord]):
         if not record.timers:
             return
         (switched,) = yield [call("prctl", _PR_TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0)]
+        timers = [
+            msgspec.structs.replace(one, thread_id=process.own_number(one.thread_id))
+            if one.thread_id
+            else one
+            for one in record.timers
+        ]
         if switched.failed:
-            yield from _cycle(record.timers)
+            yield from _cycle(timers)
         else:
-            yield from remote_all([_create(timer) for timer in record.timers])
+            yield from remote_all([_create(timer) for timer in timers])
             yield from remote_all([call("prctl", _PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0)])
         yield from remote_all([_arm(timer) for timer in record.timers if timer.left_ns])
 

@@ -118,13 +118,18 @@ class ProcFileRecord(RegularRecord, frozen=True, tag="proc-file"):
 
 
 class ProcFile(Regular):
-    """Files and directories in /proc/<pid>: opened once the processes are there."""
+    """Files and directories in /proc/<pid>: opened once the processes are there.
+
+    In a mount namespace of its own all of /proc is mounted only then.
+    """
 
     record = ProcFileRecord
     is_late = True
 
     def matches(self, file: OpenFile) -> bool:
-        return bool(_OF_A_PROCESS.match(file.target)) and super().matches(file)
+        is_of_proc = file.tree.kind_of(int(file.info["mnt_id"])) == b"proc"
+        is_late = is_of_proc or bool(_OF_A_PROCESS.match(file.target))
+        return is_late and super().matches(file)
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> ProcFileRecord:
         record = super().capture(ctx, file)

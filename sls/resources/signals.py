@@ -80,7 +80,7 @@ class SignalActions(ProcessState[SignalActionsRecord]):
         calls = [call("rt_sigaction", signal.SIGCHLD, In(bytes(_SIGACTION_BYTES)), 0, 8)]
         calls += [call("rt_sigaction", one.number, In(one.action), 0, 8) for one in record.actions]
         calls += [
-            call("rt_sigqueueinfo", process.pid, signal_number(info), In(info))
+            call("rt_sigqueueinfo", process.own_number(process.pid), signal_number(info), In(info))
             for info in record.queue
         ]
         yield from remote_all(calls)
@@ -120,8 +120,9 @@ class ThreadSignals(ThreadState[ThreadSignalsRecord]):
     def restore(
         self, ctx: RestoreContext, process: RestoredProcess, tid: int, record: ThreadSignalsRecord
     ) -> Remote[None]:
+        numbers = process.own_number(process.pid), process.own_number(tid)
         calls = [
-            call("rt_tgsigqueueinfo", process.pid, tid, signal_number(info), In(info))
+            call("rt_tgsigqueueinfo", *numbers, signal_number(info), In(info))
             for info in record.queue
         ]
         if not record.stack_flags & _SS_DISABLE:

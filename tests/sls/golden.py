@@ -36,6 +36,7 @@ PROGRAMS: Final[dict[str, Sequence[str]]] = {
     "net-namespace": ("net_namespace.py", "kept"),
     "numa": ("numa.c", "bind"),
     "packet": ("packet_socket.py", "bound"),
+    "pid-namespace": ("pid_namespace.py", "proc"),
     "ping": ("ping_socket.py", "4", "used"),
     "pipe": ("pipe.py", "2", "100"),
     "posix-timers": ("posix_timers.c",),

@@ -92,6 +92,13 @@ class UnixSocket(FileType[UnixSocketRecord]):
         state = _known(ctx)[inode_of(file)].state
         is_listening = state.state == sock_diag.TCP_LISTEN
         options = capture_options(ctx, file)
+        if proc.numbers_below(
+            file.process.status
+        ).process:  # a stand-in cannot be in it, for it is made later
+            words = (
+                "SO_PEERCRED and SCM_CREDENTIALS tell 0 for pids from before, in its pid namespace"
+            )
+            ctx.lose(file.pid, f"fd {file.fd}", words)
         with socket_view(file.descriptor) as view:
             return UnixSocketRecord(
                 file_id=file.file_id,

@@ -1,8 +1,8 @@
-"""Namespaces of its own are refused by name, those of a thread too."""
+"""Pid namespaces come back with their first process; others of its own are refused by name, of a thread too."""
 
 import pytest
 
-from tests.sls.conftest import Refused
+from tests.sls.conftest import Kept, Refused
 
 KINDS = ["user", "cgroup", "pid_for_children", "time_for_children"]
 
@@ -17,3 +17,16 @@ def test_x26_a_namespace_of_a_thread(refused: Refused, kind: str) -> None:
     """Directories of its own come with it, and are named first."""
     words = refused("namespace.c", kind, "thread")
     assert "directories: thread" in words
+
+
+@pytest.mark.parametrize("case", ["plain", "killed", "cloned", "proc", "all", "nested"])
+def test_a_pid_namespace_with_its_first_process(kept: Kept, case: str) -> None:
+    outcome = kept("pid_namespace.py", case)
+    assert not outcome.notes
+    assert {loss.detail for loss in outcome.losses} <= {
+        "SO_PEERCRED and SCM_CREDENTIALS tell 0 for pids from before, in its pid namespace"
+    }
+
+
+def test_x26_a_pid_namespace_that_others_entered(refused: Refused) -> None:
+    assert "has entered (setns(2))" in refused("pid_namespace.py", "entered")

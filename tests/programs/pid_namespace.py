@@ -1,0 +1,211 @@
+"""A pid namespace of its own, as unshare(1) makes it; CASE[0] says how. Its first process looks at what has a number.
+
+Numbers are compared as seen inside: of the process, its group and session, of children, threads, locks, owners.
+"""
+
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from tests.programs.protocol import CASE, expect, finish, wait_along, wait_for_go
+
+OPTIONS = {
+    "plain": ["--pid", "--fork"],
+    "proc": ["--pid", "--fork", "--mount-proc"],
+    "all": ["--pid", "--fork", "--mount-proc", "--mount", "--uts", "--ipc", "--net"],
+    "killed": ["--pid", "--fork", "--kill-child"],
+}
+FLOCK = struct.Struct("=hh4xqqi4x")
+
+
+def clone() -> int:
+    """clone(2) with CLONE_NEWPID: the child alone is in the namespace; what it makes is, too."""
+    return int(ctypes.CDLL(None).syscall(56, 0x20000000 | signal.SIGCHLD, 0, 0, 0, 0))
+
+
+def be_parent(child: int) -> NoReturn:
+    """Of a first process, and not in its namespace."""
+    wait_along()
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def leave() -> None:
+    if CASE[0] == "cloned":
+        if child := clone():
+            be_parent(child)
+        return
+    depth = CASE.count("inside")
+    wanted = 2 if CASE[0] == "nested" else 1
+    if depth < wanted:
+        options = OPTIONS.get(CASE[0], OPTIONS["proc"])
+        arguments = [sys.executable, "-S", "-P", *sys.argv, "inside"]
+        os.execvp("unshare", ["unshare", *options, "--", *arguments])
+
+
+def holder(lock: int, ready: int) -> int:
+    """A child that holds a lock, leads a group, and waits."""
+    pid = os.fork()
+    if not pid:
+        os.setpgid(0, 0)
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        os.write(ready, b".")
+        wait_along()
+        expect("its number", os.getpid(), int.from_bytes(os.pread(lock, 4, 0), "little"))
+        os._exit(0)
+    os.pwrite(lock, pid.to_bytes(4, "little"), 0)
+    return pid
+
+
+def leader(ready: int) -> int:
+    """A child that leads a session, with a child of its own whose group is not its own."""
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        below = os.fork()
+        if not below:
+            os.write(ready, b".")
+            wait_along()
+            expect("session", os.getsid(0), os.getppid())
+            os._exit(0)
+        wait_along()
+        expect("grandchild", os.waitpid(below, 0), (below, 0))
+        os._exit(0)
+    return pid
+
+
+def orphan(ready: int) -> None:
+    """A grandchild whose parent has ended: it is the first process's."""
+    between = os.fork()
+    if not between:
+        if not os.fork():
+            while os.getppid() != 1:
+                time.sleep(0.001)
+            os.write(ready, b".")
+            wait_along()
+            expect("parent of the orphan", os.getppid(), 1)
+            os._exit(0)
+        os._exit(0)
+    os.waitpid(between, 0)
+
+
+def locker(lock: int) -> int:
+    """Who holds the lock, as F_GETLK tells."""
+    asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    return int(FLOCK.unpack(fcntl.fcntl(lock, fcntl.F_GETLK, asked))[4])
+
+
+def numbers(lock: int, owned: int, thread: threading.Thread) -> dict[str, object]:
+    found: dict[str, object] = {
+        "pid": os.getpid(),
+        "ppid": os.getppid(),
+        "group": os.getpgid(0),
+        "session": os.getsid(0),
+        "thread": thread.native_id,
+        "lock": locker(lock),
+        "owner": fcntl.fcntl(owned, fcntl.F_GETOWN),
+        "host": os.uname().nodename,
+    }
+    if CASE[0] not in ("plain", "killed", "cloned"):
+        found["processes"] = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+        found["self"] = os.readlink("/proc/self")
+        with open("/proc/self/mountinfo", encoding="ascii") as file:
+            found["mounts"] = sorted(" ".join(line.split()[3:6]) for line in file)
+    return found
+
+
+def entered() -> None:
+    """Another child of this process's is in the namespace of the first one's, by setns(2), and so are its children."""
+    first = clone()
+    if not first:
+        wait_along()
+        os._exit(0)
+    other = os.fork()
+    if not other:
+        namespace = os.open(f"/proc/{first}/ns/pid", os.O_RDONLY)
+        expect("setns", ctypes.CDLL(None).setns(namespace, 0), 0)
+        os.close(namespace)
+        below = os.fork()
+        if not below:
+            wait_along()
+            os._exit(0)
+        expect("below", os.waitpid(below, 0)[1], 0)
+        os._exit(0)
+    while not Path(f"/proc/{other}/task/{other}/children").read_text(encoding="ascii"):
+        time.sleep(0.001)
+    wait_for_go()
+    expect("both", (os.wait()[1], os.wait()[1]), (0, 0))
+
+
+def inside() -> None:
+    expect("first", os.getpid(), 1)
+    if CASE[0] == "all":
+        subprocess.run(["hostname", "inside"], check=True)
+    receiving, sending = os.pipe()
+    lock = os.open("lock", os.O_RDWR | os.O_CREAT)
+    held, led = holder(lock, sending), leader(sending)
+    orphan(sending)
+    zombie = os.fork()
+    if not zombie:
+        os._exit(7)
+    os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+    owned, other = os.pipe()
+    fcntl.fcntl(owned, fcntl.F_SETOWN, held)
+    pidfd = os.pidfd_open(held)
+    pair = socket.socketpair()
+    pair[0].send(b"in the socket")
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    count = 0
+    while count < 3:
+        count += len(os.read(receiving, 10))
+    got: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: got.append(number))
+    before = numbers(lock, owned, thread)
+    expect("lock", before["lock"], held)
+    last = os.fork()
+    if not last:
+        os._exit(0)
+    os.waitpid(last, 0)
+    wait_for_go()
+    # children end at go, each by itself: what tells of them is looked at by `before` alone
+    after = numbers(lock, owned, thread)
+    for name in ("lock", "processes"):  # some may be gone
+        before.pop(name, None), after.pop(name, None)
+    expect("numbers", after, before)
+    expect("holder", os.waitpid(held, 0), (held, 0))
+    expect("pidfd", bool(select.select([pidfd], [], [], 5)[0]), True)
+    expect("leader", os.waitpid(led, 0), (led, 0))
+    expect("zombie", os.waitpid(zombie, 0), (zombie, 7 << 8))
+    expect("socket", pair[1].recv(100), b"in the socket")
+    os.kill(1, signal.SIGUSR1)
+    expect("a signal to itself", got, [signal.SIGUSR1])
+    os.kill(1, signal.SIGTERM)  # which the first process of a namespace does not get
+    stop.set()
+    thread.join()
+    status = os.wait()[1]
+    expect("orphan", status, 0)
+    child = os.fork()
+    if not child:
+        os._exit(3)
+    expect("a new child", os.waitpid(child, 0)[1], 3 << 8)
+    expect("its number", child, last + 1)
+    os.close(other)
+
+
+if CASE[0] == "entered":
+    entered()
+    finish()
+leave()
+inside()
+finish()
