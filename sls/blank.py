@@ -27,6 +27,7 @@ _SPARE_BYTES: Final = 1 << 20
 _CLONE_VM, _CLONE_FS, _CLONE_FILES, _CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
 _CLONE_PARENT, _CLONE_THREAD, _CLONE_SYSVSEM = 0x8000, 0x10000, 0x40000
 _CLONE_NEWPID: Final = 0x20000000
+_STEERINGS: Final = 100
 _NO_GROUP: Final = -1  # setpgid(2) refuses it
 _THREAD_FLAGS: Final = (
     _CLONE_VM | _CLONE_FS | _CLONE_FILES | _CLONE_SIGHAND | _CLONE_THREAD | _CLONE_SYSVSEM
@@ -123,6 +124,10 @@ MakesCalls = Callable[[ProcessImage], Sequence[Call]]
 """What a process does at some point, as its image says."""
 
 
+MakesCallsAs = Callable[[ProcessImage, int], Sequence[Call]]
+"""The same, made by the process of that number."""
+
+
 class Forest:
     """All blank processes of one restore. `kill` undoes everything; `release` ends only the seed.
 
@@ -130,7 +135,7 @@ class Forest:
     """
 
     def __init__(
-        self, image: Image, filler: Filler, leading: MakesCalls, alone: MakesCalls
+        self, image: Image, filler: Filler, leading: MakesCalls, alone: MakesCallsAs
     ) -> None:
         self.processes: dict[int, BlankProcess] = {}
         self._filler = filler
@@ -215,9 +220,13 @@ class Forest:
 
     def _make(self, image: ProcessImage, origin: Borrowed, flags: int) -> None:
         """Make one process from `origin`, then its children: those of its birth session before it leaves that."""
-        if image.is_init and not self._is_in_unshared(image):
-            flags |= _CLONE_NEWPID
-        process = self._born(image, self._clone(origin, image.pid, flags, image.exit_signal))
+        if image.is_init and image.pid_namespaces.owner:
+            pid = self._clone_apart(image, origin, flags)
+        else:
+            if image.is_init and not self._is_in_unshared(image):
+                flags |= _CLONE_NEWPID
+            pid = self._clone(origin, image.pid, flags, image.exit_signal)
+        process = self._born(image, pid)
         below = [one for one in self._image.processes if one.ppid == image.pid != one.pid]
         below.sort(key=lambda one: (self._is_in_unshared(one), not one.is_init))
         birth_session = proc.stat(image.pid).session
@@ -236,9 +245,31 @@ class Forest:
 
     def _make_child(self, image: ProcessImage, parent: Borrowed) -> None:
         """A parent that has unshared its pid namespace is itself not in it; its next child is the first there."""
-        if image.is_init and self._is_in_unshared(image):
+        is_first = image.is_init and self._is_in_unshared(image)
+        is_apart = bool(image.pid_namespaces.owner)
+        if is_first and not is_apart:
             self.arena.run(parent, [call("unshare", _CLONE_NEWPID)])[0].check()
         self._make(image, parent, 0)
+        if is_first and is_apart:
+            (opened,) = self.arena.run(parent, [call("pidfd_open", image.pid, 0)])
+            pidfd = opened.check()
+            entering = [call("setns", pidfd, _CLONE_NEWPID), call("close", pidfd)]
+            self.arena.run(parent, entering)[0].check()
+
+    def _clone_apart(self, image: ProcessImage, origin: Borrowed, flags: int) -> int:
+        """The first of a pid namespace that belongs to a user namespace: who makes it must be in that.
+
+        So somebody else goes to all namespaces of the process in its stead, and ends when it is there.
+        """
+        helper = self._clone(origin, 0, flags, image.exit_signal)
+        borrowed = BlankThread(helper, helper).borrowed
+        for reply in self.arena.run(borrowed, self._alone(image, helper)):
+            reply.check()
+        pid = self._clone(borrowed, image.pid, _CLONE_PARENT | _CLONE_NEWPID)
+        _end([helper])
+        if not flags & _CLONE_PARENT:
+            self.arena.run(origin, [call("wait4", borrowed.numbers[0], 0, _WALL, 0)])
+        return pid
 
     def _is_in_unshared(self, image: ProcessImage) -> bool:
         """Whether it is of the pid namespace that its parent has for its children, but not for itself."""
@@ -306,13 +337,13 @@ class Forest:
         """clone3(2) in `origin`; `wanted` 0 takes any number. RestoreConflictError when the number is in use."""
         if flags & (_CLONE_PARENT | _CLONE_THREAD):
             exit_signal = 0
-        wanted_everywhere = (*reversed(self.inside.get(wanted, ())), wanted) if wanted else ()
-        count = len(wanted_everywhere)
-        arguments = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, count, 0)
-        pointers = ((64, In(struct.pack(f"={count}i", *wanted_everywhere))),) if wanted else ()
+        everywhere = (*reversed(self.inside.get(wanted, ())), wanted) if wanted else ()
+        clone = _clone_call(flags, exit_signal, everywhere)
         since = time.monotonic()
         while True:
-            (reply,) = self.arena.run(origin, [call("clone3", In(arguments, pointers), 88)])
+            (reply,) = self.arena.run(origin, [clone])
+            if -reply.value == errno.EPERM and wanted:
+                return self._clone_steered(origin, wanted, flags, exit_signal)
             is_taken = -reply.value == errno.EEXIST
             if not is_taken or not numbers.is_worth_waiting_for(wanted, since):
                 break
@@ -325,6 +356,32 @@ class Forest:
         assert not origin.births, "it makes one at a time"
         syscalls.wait_stop(born)
         return born
+
+    def _clone_steered(self, origin: Borrowed, wanted: int, flags: int, exit_signal: int) -> int:
+        """Who is in a user namespace below ours may not choose a number here: the next one that is given is set."""
+        clone = _clone_call(flags, exit_signal, tuple(reversed(self.inside.get(wanted, ()))))
+        for _ in range(_STEERINGS):
+            numbers.give_next(wanted)
+            (reply,) = self.arena.run(origin, [clone])
+            reply.check()
+            born = origin.births.pop()
+            syscalls.wait_stop(born)
+            if born == wanted:
+                return born
+            self._end_wrong(origin, born, flags)
+        raise RestoreConflictError(f"pid {wanted} is in use by {numbers.name(wanted)}; end it")
+
+    def _end_wrong(self, origin: Borrowed, born: int, flags: int) -> None:
+        """Somebody else got the number first."""
+        if flags & _CLONE_THREAD:
+            thread = BlankThread(origin.pid, born).borrowed
+            with suppress(TaskDiedError):
+                self.arena.run(thread, [call("exit", 0)])
+            return
+        number = BlankThread(born, born).borrowed.numbers[0]
+        _end([born])
+        if not flags & _CLONE_PARENT:
+            self.arena.run(origin, [call("wait4", number, 0, _WALL, 0)])
 
     # --- sessions and groups ---
 
@@ -382,7 +439,7 @@ class Forest:
     def _make_threads(self, image: ProcessImage) -> None:
         process = self.processes[image.pid]
         leader = process.threads[image.pid].borrowed
-        calls = self._alone(image)
+        calls = self._alone(image, image.pid)
         for reply in process.run(calls) if calls else ():
             reply.check()
         for thread in image.threads:
@@ -427,6 +484,14 @@ class Forest:
         """End everything that was made."""
         _end([*self.processes, *(pid for pid, _, _ in self._stand_ins), self.seed_pid])
         self.arena.close()
+
+
+def _clone_call(flags: int, exit_signal: int, numbers_wanted: Sequence[int]) -> Call:
+    """clone3(2); the numbers are those in each pid namespace, the innermost first."""
+    count = len(numbers_wanted)
+    arguments = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, count, 0)
+    pointers = ((64, In(struct.pack(f"={count}i", *numbers_wanted))),) if count else ()
+    return call("clone3", In(arguments, pointers), 88)
 
 
 def _depth(image: ProcessImage) -> int:

@@ -6,7 +6,7 @@ Knows no resource.
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from sls import mounts, proc
@@ -14,6 +14,9 @@ from sls.proc import MountLine
 
 Steps = tuple[bytes, ...]
 """Mount points from the root of the namespace, each below the one before."""
+
+Copy = Callable[[int], int]
+"""Makes a copy of the mount that a descriptor is of."""
 
 _HERE: Final = -100
 _COVERED: Final = (errno.EXDEV,)  # something is mounted on the way
@@ -65,11 +68,13 @@ class Processes:
         os.close(self._folder)
 
 
-def copies(processes: Processes, wanted: Sequence[Wanted]) -> list[int]:
+def copies(
+    processes: Processes, wanted: Sequence[Wanted], *, copy: Copy = mounts.copy_of
+) -> list[int]:
     """A descriptor for each. OSError (ENOENT) when there is no such mount, or nothing of that name in it."""
     made: dict[int, int] = {}  # position in `wanted` → descriptor
     try:
-        _copy_visible(processes.lines(), wanted, made)
+        _copy_visible(processes.lines(), wanted, made, copy)
         if len(made) < len(wanted):
             mounts.leave_alone()
             _Apart(processes.lines(), wanted, made).visit_all()
@@ -80,6 +85,15 @@ def copies(processes: Processes, wanted: Sequence[Wanted]) -> list[int]:
         for fd in made.values():
             os.close(fd)
         raise
+
+
+def visible_copies(
+    processes: Processes, wanted: Sequence[Wanted], *, copy: Copy = mounts.copy_of
+) -> list[int]:
+    """A descriptor for each that a path leads to; -1 for the others."""
+    made: dict[int, int] = {}
+    _copy_visible(processes.lines(), wanted, made, copy)
+    return [made.get(number, -1) for number in range(len(wanted))]
 
 
 def reach(lines: Sequence[MountLine], steps: Steps) -> int | None:
@@ -99,13 +113,13 @@ def reach(lines: Sequence[MountLine], steps: Steps) -> int | None:
 
 
 def _copy_visible(
-    lines: Sequence[MountLine], wanted: Sequence[Wanted], made: dict[int, int]
+    lines: Sequence[MountLine], wanted: Sequence[Wanted], made: dict[int, int], copy: Copy
 ) -> None:
     for number, one in enumerate(wanted):
         if (fd := reach(lines, one.steps)) is None:
             continue
         try:
-            made[number] = _copy_within(fd, one.below)
+            made[number] = _copy_within(fd, one.below, copy)
         except OSError as error:
             if error.errno not in _COVERED:
                 raise
@@ -113,12 +127,12 @@ def _copy_visible(
             os.close(fd)
 
 
-def _copy_within(root: int, below: bytes) -> int:
+def _copy_within(root: int, below: bytes, copy: Copy) -> int:
     if not below:
-        return mounts.copy_of(root)
+        return copy(root)
     place = mounts.open_within(root, below)
     try:
-        return mounts.copy_of(place)
+        return copy(place)
     finally:
         os.close(place)
 

@@ -17,6 +17,7 @@ NO_DIR_ATIME, NO_SYMLINKS = 0x80, 0x200000
 _ATIMES, _ALL = 0x70, 0x2000FF
 UNBINDABLE, PRIVATE, SLAVE, SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
 _RECURSIVE: Final = 0x4000
+_AT_RECURSIVE: Final = 0x8000
 
 _CLONE, _CLOEXEC = 1, os.O_CLOEXEC
 _EMPTY_PATH: Final = 0x1000
@@ -64,6 +65,12 @@ def copy_of(folder: int, path: bytes = b"") -> int:
     return syscalls.syscall_on("open_tree", folder, path + b"\0", flags)
 
 
+def whole_copy_of(mount: int) -> int:
+    """The same with what is mounted on it, where that may not be taken away (MNT_LOCKED)."""
+    flags = _CLONE | _CLOEXEC | _EMPTY_PATH | _AT_RECURSIVE
+    return syscalls.syscall_on("open_tree", mount, b"\0", flags)
+
+
 def fresh(kind: bytes, source: bytes, settings: Iterable[bytes]) -> int:
     """A new filesystem, mounted nowhere. OSError when the kernel does not take one of the settings."""
     context = syscalls.syscall_on("fsopen", kind + b"\0", 1)
@@ -98,6 +105,11 @@ def make_filesystem_read_only(mount: int) -> None:
         syscalls.syscall("fsconfig", context, _RECONFIGURE, 0, 0, 0)
     finally:
         os.close(context)
+
+
+def make_read_only(mount: int) -> None:
+    """This mount, and no other of the filesystem; whatever else is set stays, for it may not be ours to clear."""
+    _set(mount, READ_ONLY, 0, 0)
 
 
 def set_attributes(mount: int, attributes: int) -> None:

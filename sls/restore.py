@@ -158,12 +158,20 @@ class _Restore:
             one for record in process.states for one in states[type(record)].lead(self._ctx, record)
         ]
 
-    def _calls_alone(self, process: ProcessImage) -> list[Call]:
-        states = {state.record: state for state in PROCESS_STATES}
+    def _calls_alone(self, process: ProcessImage, pid: int) -> list[Call]:
+        """The last are those that take rights away. `pid`: who makes them, himself or in his stead."""
+        if pid != process.pid:
+            self._ctx.stops_at[pid] = process.pid_namespaces.owner
+        records: list[Any] = [*process.states]
+        for thread in process.threads[:1]:
+            records += thread.states if thread.tid == process.pid else ()
+        kinds: list[Any] = [*PROCESS_STATES, *THREAD_STATES]
         return [
             one
-            for record in process.states
-            for one in states[type(record)].alone(self._ctx, record)
+            for kind in reversed(kinds)
+            for record in records
+            if type(record) is kind.record
+            for one in kind.alone(self._ctx, record, pid)
         ]
 
     def _timed(self, name: str, work: Callable[[], Any]) -> Any:

@@ -672,14 +672,14 @@ _PR_SET_SECUREBITS: Final = 28
 _SECBIT_NO_SETUID_FIXUP: Final = 4
 
 
-def clone_child(number: int) -> int:
+def clone_child(number: int, flags: int = 0) -> int:
     """clone3(2): a copy of this process with pid `number` (0: any) that shares its descriptors; 0 in the child.
 
     No signal at its end: wait with `WALL`. OSError EEXIST when the number is in use.
     """
     wanted = ctypes.c_int(number)
     where, count = (ctypes.addressof(wanted), 1) if number else (0, 0)
-    arguments = struct.pack("=11Q", _CLONE_FILES, 0, 0, 0, 0, 0, 0, 0, where, count, 0)
+    arguments = struct.pack("=11Q", _CLONE_FILES | flags, 0, 0, 0, 0, 0, 0, 0, where, count, 0)
     buffer = ctypes.create_string_buffer(arguments, len(arguments))
     return syscall("clone3", ctypes.addressof(buffer), len(arguments))
 

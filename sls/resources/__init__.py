@@ -99,9 +99,11 @@ from sls.resources.tty import (
     TtyRecord,
 )
 from sls.resources.unix.socket import UnixSocket, UnixSocketRecord
+from sls.resources.user_namespace import UserNamespace, UserNamespaceRecord
 from sls.resources.uts_namespace import UtsNamespace, UtsNamespaceRecord
 
 PROCESS_STATES: Final[tuple[ProcessState[Any], ...]] = (
+    UserNamespace(),
     Namespaces(),
     MountNamespace(),
     TimeNamespace(),
@@ -159,7 +161,8 @@ FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
 )
 
 AnyProcessRecord = (
-    NamespacesRecord
+    UserNamespaceRecord
+    | NamespacesRecord
     | MountNamespaceRecord
     | TimeNamespaceRecord
     | CgroupRecord

@@ -576,6 +576,9 @@ class RestoreContext:
         self._shared: dict[object, Any] = {}
         self._to_close: list[int] = []
         self.networks: dict[bytes, int] = {}  # link of a network namespace → the new one
+        self.user_namespaces: dict[bytes, int] = {}  # link of a user namespace → the new one
+        # who goes to namespaces in another one's stead → the link of the user namespace that it goes no further than
+        self.stops_at: dict[int, bytes] = {}
         self.trees = {b"": OURS}  # link of a mount namespace → the new one
         # link of a mount namespace → descriptors of its mounts, until the last of them is in its place
         self.unfinished: dict[bytes, list[int]] = {}
@@ -697,8 +700,11 @@ class ProcessState(Generic[P]):
         """Calls that the leader of a new session makes before it has children. None by default."""
         return []
 
-    def alone(self, ctx: RestoreContext, record: P) -> list[Call]:
-        """Calls that the leader makes while it is its process's only thread. None by default."""
+    def alone(self, ctx: RestoreContext, record: P, pid: int) -> list[Call]:
+        """Calls that the leader, `pid`, makes while it is its process's only thread. None by default.
+
+        In the opposite order of the register.
+        """
         return []
 
     def can_wait(self, process: CapturedProcess) -> bool:
@@ -720,6 +726,10 @@ class ThreadState(Generic[H]):
 
     def prepare(self, ctx: RestoreContext, record: H) -> None:
         """Before any process is made: open what it is to inherit (`ctx.inheritable`). Nothing by default."""
+
+    def alone(self, ctx: RestoreContext, record: H, pid: int) -> list[Call]:
+        """As in `ProcessState`, for the leader's record."""
+        return []
 
     def can_wait(self, process: CapturedProcess) -> bool:
         """As in `ProcessState`."""

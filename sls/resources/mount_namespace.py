@@ -4,7 +4,8 @@ A namespace that is the restorer's stays that; any other is made anew, once for 
 mounted for the restorer as well comes from there, like a bind mount; a tmpfs that is nowhere else comes back with all
 that is in it (`tmpfs`). So paths mean the same inside as before; here they are looked up by `sls.mount_tree`.
 
-Not kept: other filesystems that are mounted only in there, ids that are mapped: refused; some propagation, told.
+Not kept: other filesystems that are mounted only in there, ids that are mapped: refused; some propagation, that it
+belongs to a user namespace: told.
 Kernel: Linux 5.12 (5.15 for propagation).
 """
 
@@ -17,7 +18,16 @@ from typing import Final, NamedTuple
 from sls import mounts, proc
 from sls.child import told_by_child, told_from_inside
 from sls.errors import RestoreConflictError, UnsupportedResourceError
-from sls.mount_copies import Processes, Steps, Wanted, copies, point_within, reach, steps_of
+from sls.mount_copies import (
+    Processes,
+    Steps,
+    Wanted,
+    copies,
+    point_within,
+    reach,
+    steps_of,
+    visible_copies,
+)
 from sls.mount_tree import MountTree
 from sls.proc import MountLine
 from sls.remote import Remote
@@ -120,6 +130,12 @@ class MountNamespace(ProcessNamespace[MountNamespaceRecord]):
                 raise process.unsupported(name, "it is of another mount namespace; chdir(2) first")
         if not ctx.is_first_sight(("mount namespace", link)):
             return MountNamespaceRecord(link=link)
+        if self.own_owner(ctx, process, process.tid):
+            ctx.lose(
+                process.pid,
+                "namespaces",
+                "its mounts come back, but cannot be changed any more by the rights of its user namespace",
+            )
         return _Capture(ctx, process).record()
 
     def _make(self, ctx: RestoreContext, record: MountNamespaceRecord) -> int:
@@ -253,10 +269,18 @@ class _Capture:
         steps = steps_of(self._lines)
         wanted = [Wanted(steps[one.number]) for one in mine]
         look = partial(_copies_inside, self._process.tid, wanted)
-        descriptors = told_by_child(look, list[int])
+        try:
+            descriptors = told_by_child(partial(look, copies), list[int])
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # what hides others may not be taken away (MNT_LOCKED): nobody there can see those either
+            descriptors = told_by_child(partial(look, visible_copies), list[int])
         parts: dict[int, list[Part]] = {}
         processes: dict[int, int] = {}
         for line, fd in zip(mine, descriptors, strict=True):
+            if fd < 0:
+                continue
             self._ctx.at_end(partial(os.close, fd))
             if line.kind == b"proc":
                 processes[line.device] = self._first_process(line, fd)
@@ -313,19 +337,31 @@ def _tops(lines: Sequence[MountLine], device: int) -> list[MountLine]:
     return found
 
 
-def _copies_inside(tid: int, wanted: Sequence[Wanted]) -> list[int]:
+def _copies_inside(tid: int, wanted: Sequence[Wanted], find: Callable[..., list[int]]) -> list[int]:
     """In a child: copies that are looked at without a trace."""
     processes = Processes()
     namespace = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         mounts.enter(namespace)
-        made = copies(processes, wanted)
+        made = find(processes, wanted, copy=_copy)
         for fd in made:
-            mounts.set_attributes(fd, mounts.READ_ONLY | mounts.NO_ATIME)
+            if fd >= 0:
+                mounts.make_read_only(fd)
         return made
     finally:
         os.close(namespace)
         processes.close()
+
+
+def _copy(mount: int) -> int:
+    try:
+        return mounts.copy_of(mount)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return mounts.whole_copy_of(
+            mount
+        )  # what lies under the mounts on it nobody there can see either
 
 
 # --- restore --------------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Namespaces (namespaces(7)): those of the restorer come back; kinds that are not kept are refused by name.
 
-Mount, UTS, IPC, time and network namespaces are each kept in a module of their own. A pid namespace comes back with its
-first process (`sls.blank`): whoever is in it gets its numbers there as well as here.
+User, mount, UTS, IPC, time and network namespaces are each kept in a module of their own. A pid namespace comes back
+with its first process (`sls.blank`): whoever is in it gets its numbers there as well as here.
 
-Not kept: user and cgroup namespaces of its own, a pid namespace without its first process: refused.
+Not kept: cgroup namespaces of its own, a pid namespace without its first process, one of a user namespace within
+another pid namespace: refused.
 Kernel: Linux 3.8 (pid namespaces 5.5).
 """
 
@@ -26,17 +27,20 @@ from sls.resources.base import (
     RestoredProcess,
     Stage,
 )
+from sls.resources.own_namespace import owner_of
 
 
 class NamespacesRecord(ProcessRecord, frozen=True, tag="namespaces"):
     """Links of pid namespaces: its own, if that is not the restorer's; its children's, if that is not its own.
 
-    `last_pid`: what was given last in the one whose first process this is.
+    `last_pid`: what was given last in the one whose first process this is; `owner`: the link of the user namespace that
+    that belongs to, empty for the restorer's.
     """
 
     pid: bytes = b""
     pid_for_children: bytes = b""
     last_pid: int = 0
+    owner: bytes = b""
 
 
 class Namespaces(ProcessState[NamespacesRecord]):
@@ -64,10 +68,17 @@ class Namespaces(ProcessState[NamespacesRecord]):
             )
         for link in {mine, childrens} - {own["pid"]}:
             _see_first(ctx, process, link, is_own=link == mine)
+        owner = owner_of(ctx, process, process.tid, "pid") if is_first(process) else b""
+        if owner and len(proc.numbers_below(process.status).process) > 1:
+            raise process.unsupported(
+                "namespaces",
+                "a pid namespace of a user namespace within another pid namespace is not supported; run it in one",
+            )
         return NamespacesRecord(
             pid=mine if mine != own["pid"] else b"",
             pid_for_children=childrens if childrens != mine else b"",
             last_pid=(yield from _last_pid(ctx, mine)) if is_first(process) else 0,
+            owner=owner,
         )
 
     def restore(
@@ -84,7 +95,6 @@ _OF_THREADS: Final = ("mnt",)  # what a thread may leave alone
 _LATER: Final = "its children to come would be in it; let the one that unshared it end"
 _REASONS: Final = {
     "mnt": "its other threads are in another one, which is not supported",
-    "user": "its ids and rights mean something else outside; run it without",
     "cgroup": "its view of control groups cannot be made again; run it without",
     "time_for_children": _LATER,
 }
@@ -104,8 +114,9 @@ def _link(tid: int, name: str) -> bytes:
     try:
         return proc.link(tid, f"ns/{name}")
     except TaskDiedError:
-        if name != "pid_for_children" or not proc.exists(tid):
+        if name != "pid_for_children":
             raise
+        proc.link(tid, "ns/mnt")  # of a task that has ended there is none either
         return b""  # one that no process is in yet
 
 

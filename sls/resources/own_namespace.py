@@ -4,10 +4,13 @@ Not a resource of its own: those that are derived from `OwnNamespace` are. Looki
 share this process's descriptors, so the tracer itself never leaves its own namespaces.
 """
 
+import fcntl
 import os
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
+
+import msgspec
 
 from sls import proc, syscalls
 from sls.child import run_apart, told_by_child
@@ -26,6 +29,8 @@ from sls.resources.base import (
 )
 
 _NEW_TIME: Final = 0x80
+NEW_USER: Final = 0x10000000
+_NS_GET_USERNS, NS_GET_PARENT = 0xB701, 0xB702
 _FOR_CHILDREN: Final = {_NEW_TIME: "time_for_children"}
 
 
@@ -33,17 +38,72 @@ class _Linked(Protocol):
     @property
     def link(self) -> bytes: ...
 
+    @property
+    def owner(self) -> bytes: ...
+
 
 class ThreadNamespaceRecord(ThreadRecord, frozen=True):
-    """`link`: the namespace's own, which tells equal ones; empty for the restorer's."""
+    """`link`: the namespace's own, which tells equal ones; empty for the restorer's.
+
+    `owner`: the link of the user namespace that it belongs to; empty for the restorer's.
+    """
 
     link: bytes = b""
+    owner: bytes = b""
 
 
 class ProcessNamespaceRecord(ProcessRecord, frozen=True):
     """As `ThreadNamespaceRecord`, where threads cannot be apart."""
 
     link: bytes = b""
+    owner: bytes = b""
+
+
+def lineage(tid: int) -> list[int]:
+    """Descriptors of the user namespace of a thread and of those that it is within, up to ours, without that."""
+    ours = proc.link(os.getpid(), "ns/user")
+    fd = os.open(f"/proc/{tid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    found: list[int] = []
+    while proc.link(os.getpid(), f"fd/{fd}") != ours:
+        found.append(fd)
+        fd = fcntl.ioctl(fd, NS_GET_PARENT)
+    os.close(fd)
+    return found
+
+
+def _lineage_links(tid: int) -> list[bytes]:
+    descriptors = lineage(tid)
+    links = [proc.link(os.getpid(), f"fd/{fd}") for fd in descriptors]
+    for fd in descriptors:
+        os.close(fd)
+    return links
+
+
+def _owner_link(tid: int, name: str) -> bytes:
+    """The link of the user namespace that a namespace belongs to (ioctl_ns(2)); empty where that is above ours."""
+    fd = os.open(f"/proc/{tid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = fcntl.ioctl(fd, _NS_GET_USERNS)
+    except PermissionError:
+        return b""
+    finally:
+        os.close(fd)
+    try:
+        return proc.link(os.getpid(), f"fd/{found}")
+    finally:
+        os.close(found)
+
+
+def owner_of(ctx: CaptureContext, process: CapturedProcess, tid: int, name: str) -> bytes:
+    """The link of the user namespace that a namespace of a thread's belongs to; empty for the restorer's."""
+    link = process.looks.at_leisure((f"owner of {name}", tid), partial(_owner_link, tid, name))
+    if link in (b"", os.readlink(b"/proc/self/ns/user")):
+        return b""
+    if link not in process.looks.at_leisure("its user namespaces", partial(_lineage_links, tid)):
+        raise process.unsupported(
+            "namespaces", f"a {name} namespace of a user namespace that it is not in, nor within"
+        )
+    return link
 
 
 T = TypeVar("T")
@@ -73,6 +133,10 @@ class OwnNamespace(Generic[L]):
         )
         return b"" if link == ours else link
 
+    def own_owner(self, ctx: CaptureContext, process: CapturedProcess, tid: int) -> bytes:
+        """The link of the user namespace that its own belongs to; empty for the restorer's."""
+        return owner_of(ctx, process, tid, self.name)
+
     def look_inside(self, tid: int, look: Callable[[], T], kind: type[T]) -> T:
         """What `look` finds in the namespace that a thread is in."""
         fd = os.open(f"/proc/{tid}/ns/{self.name}", os.O_RDONLY | os.O_CLOEXEC)
@@ -94,9 +158,14 @@ class OwnNamespace(Generic[L]):
         """A descriptor of the new namespace, which the processes inherit, one for each link."""
         return ctx.once((f"{self.name} namespace", record.link), lambda: self._make(ctx, record))
 
-    def entering(self, ctx: RestoreContext, record: L) -> list[Call]:
-        """The call that takes whoever makes it there; none where it is there."""
-        return [call("setns", self.made(ctx, record), self.flag)] if record.link else []
+    def entering(self, ctx: RestoreContext, record: L, tid: int) -> list[Call]:
+        """The call that takes thread `tid`, who makes it, there; none where that is."""
+        if not record.link:
+            return []
+        made = self.made(ctx, record)
+        if proc.link(tid, f"ns/{self.name}") == proc.link(os.getpid(), f"fd/{made}"):
+            return []
+        return [call("setns", made, self.flag)]
 
     def _make(self, ctx: RestoreContext, record: L) -> int:
         """The descriptor is the child's as well, and stays when that has ended."""
@@ -104,6 +173,8 @@ class OwnNamespace(Generic[L]):
         name = _FOR_CHILDREN.get(self.flag, self.name)
 
         def work() -> None:
+            if record.owner:
+                syscalls.syscall("setns", ctx.user_namespaces[record.owner], NEW_USER)
             syscalls.syscall("unshare", self.flag)
             self.settle(ctx, record)
             made = os.open(f"/proc/self/ns/{name}", os.O_RDONLY)
@@ -128,7 +199,9 @@ class ThreadNamespace(OwnNamespace[H], ThreadState[H]):
         link = self.own_link(ctx, process, thread.tid)
         if not link:
             return self.record()
-        return (yield from self.capture_own(process, thread, link))
+        owner = self.own_owner(ctx, process, thread.tid)
+        record = yield from self.capture_own(process, thread, link)
+        return msgspec.structs.replace(record, owner=owner) if owner else record
 
     def capture_own(self, process: CapturedProcess, thread: FrozenThread, link: bytes) -> Remote[H]:
         """The record of one that is not the restorer's."""
@@ -137,7 +210,10 @@ class ThreadNamespace(OwnNamespace[H], ThreadState[H]):
     def restore(
         self, ctx: RestoreContext, process: RestoredProcess, tid: int, record: H
     ) -> Remote[None]:
-        yield from remote_all(self.entering(ctx, record))
+        yield from remote_all(self.entering(ctx, record, tid))
+
+    def alone(self, ctx: RestoreContext, record: H, pid: int) -> list[Call]:
+        return self.entering(ctx, record, pid)
 
 
 class ProcessNamespace(OwnNamespace[P], ProcessState[P]):
@@ -145,8 +221,8 @@ class ProcessNamespace(OwnNamespace[P], ProcessState[P]):
 
     stage = Stage.TASKS
 
-    def alone(self, ctx: RestoreContext, record: P) -> list[Call]:
-        return self.entering(ctx, record)
+    def alone(self, ctx: RestoreContext, record: P, pid: int) -> list[Call]:
+        return self.entering(ctx, record, pid)
 
     def restore(self, ctx: RestoreContext, process: RestoredProcess, record: P) -> Remote[None]:
         yield from ()

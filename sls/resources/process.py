@@ -8,6 +8,7 @@ import errno
 import os
 import resource
 import stat
+import struct
 from collections.abc import Iterator
 from functools import partial
 from typing import Final
@@ -34,6 +35,7 @@ _PR_SET_MDWE, _PR_GET_MDWE = 65, 66
 _PR_SET_MEMORY_MERGE, _PR_GET_MEMORY_MERGE = 67, 68
 _MEMBARRIER_REGISTRATIONS: Final = 1 << 9  # MEMBARRIER_CMD_GET_REGISTRATIONS, Linux 6.3
 _MEMBARRIER_PRIVATE: Final = 1 << 4  # what a kernel that does not tell is taken to have registered
+_UNLIMITED: Final = (1 << 64) - 1
 _REMOVED: Final = b" (deleted)"
 
 
@@ -110,7 +112,7 @@ class Process(ProcessState[ProcessStateRecord]):
         self, ctx: RestoreContext, process: RestoredProcess, record: ProcessStateRecord
     ) -> Remote[None]:
         for limit in record.limits:
-            _set_limit(ctx, process.pid, limit)
+            yield from _set_limit(ctx, process.pid, limit)
         _set_oom_score(ctx, process.pid, record.oom_score_adj)
         _set_autogroup_nice(ctx, process.pid, record.autogroup_nice)
         if record.coredump_filter is not None:
@@ -126,7 +128,7 @@ class Process(ProcessState[ProcessStateRecord]):
         if record.root != b"/":
             entering.append(call("chroot", In(record.root + b"\0")))
         calls = [
-            *ctx.calls_as_owner(entering),
+            *(ctx.calls_as_owner(entering) if _has_our_ids(process.pid) else entering),
             call("umask", record.umask),
             call("personality", record.personality),
             call("prctl", _PR_SET_CHILD_SUBREAPER, int(record.is_subreaper)),
@@ -160,6 +162,11 @@ def _settings(record: ProcessStateRecord) -> Iterator[Call]:
         yield call("prctl", _PR_SET_IO_FLUSHER, record.io_flusher, 0, 0, 0)
     if record.write_or_execute:
         yield call("prctl", _PR_SET_MDWE, record.write_or_execute, 0, 0, 0)
+
+
+def _has_our_ids(pid: int) -> bool:
+    """Whether ids mean the same to it; who is in a user namespace has its own rights already."""
+    return proc.link(pid, "ns/user") == proc.link(os.getpid(), "ns/user")
 
 
 def _root(process: CapturedProcess) -> bytes:
@@ -199,14 +206,21 @@ def _must_exist(tree: MountTree, path: bytes) -> None:
     )
 
 
-def _set_limit(ctx: RestoreContext, pid: int, limit: Limit) -> None:
+def _set_limit(ctx: RestoreContext, pid: int, limit: Limit) -> Remote[None]:
     wanted = (limit.soft, limit.hard)
-    if resource.prlimit(pid, limit.number) == wanted:
+    current = tuple(proc.parse_limits(proc.read(pid, "limits"))[limit.number])
+    if current == wanted:
         return
     try:
         resource.prlimit(pid, limit.number, wanted)
-    except (PermissionError, ValueError):
-        ctx.note("limits", f"limit {limit.number} cannot be raised to {wanted} here", pid)
+    except (
+        PermissionError,
+        ValueError,
+    ):  # of who is in a user namespace CAP_SYS_RESOURCE is asked in any case
+        packed = struct.pack("=2Q", *(value & _UNLIMITED for value in wanted))
+        (reply,) = yield [call("prlimit64", 0, limit.number, In(packed), 0)]
+        if reply.failed:
+            ctx.note("limits", f"limit {limit.number} cannot be raised to {wanted} here", pid)
 
 
 def _set_oom_score(ctx: RestoreContext, pid: int, value: int) -> None:

@@ -40,6 +40,7 @@ class TimeNamespace(ProcessNamespace[TimeNamespaceRecord]):
             return TimeNamespaceRecord()
         return TimeNamespaceRecord(
             link=link,
+            owner=self.own_owner(ctx, process, process.tid),
             offsets_ns=_offsets(process.settled("timens_offsets")),
             clocks_ns=_clocks(),
         )

@@ -61,7 +61,11 @@ def capture_tmpfs(ctx: CaptureContext, device: int, parts: Sequence[Part]) -> Tm
     seen: dict[int, bytes] = {}
     end = 0
     for part in parts:
+        device = os.fstat(part.fd).st_dev
         for path, name, status in _walk(part):
+            if status.st_dev != device:
+                entries.append(_hidden(path, status))
+                continue
             entry = _entry(path, name, status, seen, end, is_top=path == part.path)
             entries.append(entry)
             if entry.size_bytes:
@@ -77,16 +81,19 @@ def _walk(part: Part) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
     status = os.stat(top)
     yield part.path, top, status
     if stat.S_ISDIR(status.st_mode):
-        yield from _walk_below(part.path, top)
+        yield from _walk_below(part.path, top, status.st_dev)
 
 
-def _walk_below(path: bytes, name: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+def _walk_below(
+    path: bytes, name: bytes, device: int
+) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+    """Where something is mounted that cannot be taken away, it is seen instead of what is under it."""
     for one in sorted(os.listdir(name)):
         below, inside = os.path.join(path, one), os.path.join(name, one)
         status = os.lstat(inside)
         yield below, inside, status
-        if stat.S_ISDIR(status.st_mode):
-            yield from _walk_below(below, inside)
+        if stat.S_ISDIR(status.st_mode) and status.st_dev == device:
+            yield from _walk_below(below, inside, device)
 
 
 def _entry(
@@ -117,6 +124,12 @@ def _entry(
         same_as=same_as,
         attributes=() if same_as is not None else tuple(_attributes(name, is_top=is_top)),
     )
+
+
+def _hidden(path: bytes, status: os.stat_result) -> Entry:
+    """A place for what is mounted on it."""
+    mode = stat.S_IFDIR | _FOLDER_MODE if stat.S_ISDIR(status.st_mode) else stat.S_IFREG | 0o600
+    return Entry(path=path, mode=mode, uid=0, gid=0, mtime_ns=status.st_mtime_ns)
 
 
 def _attributes(name: bytes, *, is_top: bool) -> Iterator[tuple[str, bytes]]:

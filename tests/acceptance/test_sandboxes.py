@@ -94,7 +94,13 @@ def test_a_pid_namespace_without_its_first_process(job: Job) -> None:
     shutil.which("bwrap") is None, reason="bwrap is missing; scripts/test.sh installs it"
 )
 @pytest.mark.parametrize(
-    "options", [[], ["--unshare-pid"], ["--unshare-pid", "--unshare-ipc", "--unshare-uts"]]
+    "options",
+    [
+        [],
+        ["--unshare-pid"],
+        ["--unshare-pid", "--unshare-ipc", "--unshare-uts"],
+        ["--unshare-user", "--uid", "1000", "--unshare-pid", "--unshare-net"],
+    ],
 )
 def test_bubblewrap(job: Job, options: list[str]) -> None:
     """A root of its own with a tmpfs in it, in which the program writes."""

@@ -125,9 +125,11 @@ def numbers(lock: int, owned: int, thread: threading.Thread) -> dict[str, object
 
 def entered() -> None:
     """Another child of this process's is in the namespace of the first one's, by setns(2), and so are its children."""
+    receiving, sending = os.pipe()
     first = clone()
     if not first:
-        wait_along()
+        os.close(sending)
+        os.read(receiving, 1)  # until all others have ended, who would end with it
         os._exit(0)
     other = os.fork()
     if not other:
@@ -143,7 +145,9 @@ def entered() -> None:
     while not Path(f"/proc/{other}/task/{other}/children").read_text(encoding="ascii"):
         time.sleep(0.001)
     wait_for_go()
-    expect("both", (os.wait()[1], os.wait()[1]), (0, 0))
+    expect("other", os.waitpid(other, 0)[1], 0)
+    os.close(sending)
+    expect("first", os.waitpid(first, 0)[1], 0)
 
 
 def inside() -> None:

@@ -54,6 +54,7 @@ PROGRAMS: Final[dict[str, Sequence[str]]] = {
     "timers": ("itimers.c", "restored"),
     "udp": ("udp.py", "127.0.0.1", "10", "3", "bound"),
     "unix": ("unix_in_flight.py",),
+    "user-namespace": ("user_namespace.py", "--user", "--map-root-user", "--uts", "nested"),
     "uts": ("uts_namespace.c",),
     "zombies": ("zombies.c", "pending"),
 }
