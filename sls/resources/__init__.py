@@ -30,6 +30,7 @@ from sls.resources.base import (
     Writer,
 )
 from sls.resources.cgroup import Cgroup, CgroupRecord
+from sls.resources.cgroup_namespace import CgroupNamespace, CgroupNamespaceRecord
 from sls.resources.controlling_terminal import ControllingTerminal, ControllingTerminalRecord
 from sls.resources.credentials import Credentials, CredentialsRecord
 from sls.resources.device import Device, DeviceRecord
@@ -129,6 +130,7 @@ THREAD_STATES: Final[tuple[ThreadState[Any], ...]] = (
     UtsNamespace(),
     IpcNamespace(),
     NetNamespace(),
+    CgroupNamespace(),
     NumaPolicy(),
     Seccomp(),
     Credentials(),
@@ -187,6 +189,7 @@ AnyThreadRecord = (
     | UtsNamespaceRecord
     | IpcNamespaceRecord
     | NetNamespaceRecord
+    | CgroupNamespaceRecord
     | NumaPolicyRecord
     | SeccompRecord
     | CredentialsRecord

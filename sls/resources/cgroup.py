@@ -46,29 +46,29 @@ class Cgroup(ProcessState[CgroupRecord]):
 
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[CgroupRecord]:
         yield from ()
-        return _groups(process.settled("cgroup"))
+        return CgroupRecord(paths=groups_of(process.settled("cgroup")))
 
     def restore(
         self, ctx: RestoreContext, process: RestoredProcess, record: CgroupRecord
     ) -> Remote[None]:
         yield from ()
-        current = _groups(proc.read(process.pid, "cgroup")).paths
+        current = groups_of(proc.read(process.pid, "cgroup"))
         for wanted in record.paths:
-            if wanted not in current and not _join(ctx, process.pid, wanted):
+            if wanted not in current and not join_group(ctx, process.pid, wanted):
                 name = wanted.path.decode(errors="replace")
                 ctx.note("cgroup", f"{name} cannot be joined here", process.pid)
 
 
-def _groups(text: bytes) -> CgroupRecord:
-    return CgroupRecord(
-        paths=tuple(
-            CgroupPath(controllers=controllers, path=path)
-            for controllers, path in proc.parse_cgroup(text)
-        )
+def groups_of(text: bytes) -> tuple[CgroupPath, ...]:
+    """From /proc/<pid>/cgroup."""
+    return tuple(
+        CgroupPath(controllers=controllers, path=path)
+        for controllers, path in proc.parse_cgroup(text)
     )
 
 
-def _join(ctx: RestoreContext, pid: int, wanted: CgroupPath) -> bool:
+def join_group(ctx: RestoreContext, pid: int, wanted: CgroupPath) -> bool:
+    """Put a process into a group; False where that is gone, or may not be joined."""
     hierarchies = ctx.once("cgroup hierarchies", proc.cgroup_mounts)
     mount = hierarchies.get(wanted.controllers)
     if mount is None:

@@ -1,10 +1,10 @@
 """Namespaces (namespaces(7)): those of the restorer come back; kinds that are not kept are refused by name.
 
-User, mount, UTS, IPC, time and network namespaces are each kept in a module of their own. A pid namespace comes back
-with its first process (`sls.blank`): whoever is in it gets its numbers there as well as here.
+All others are each kept in a module of their own. A pid namespace comes back with its first process (`sls.blank`):
+whoever is in it gets its numbers there as well as here.
 
-Not kept: cgroup namespaces of its own, a pid namespace without its first process, one of a user namespace within
-another pid namespace: refused.
+Not kept: one that only children to come would be in, a pid namespace without its first process, or of a user namespace
+within another pid namespace: refused.
 Kernel: Linux 3.8 (pid namespaces 5.5).
 """
 
@@ -95,7 +95,6 @@ _OF_THREADS: Final = ("mnt",)  # what a thread may leave alone
 _LATER: Final = "its children to come would be in it; let the one that unshared it end"
 _REASONS: Final = {
     "mnt": "its other threads are in another one, which is not supported",
-    "cgroup": "its view of control groups cannot be made again; run it without",
     "time_for_children": _LATER,
 }
 

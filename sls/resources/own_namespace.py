@@ -121,6 +121,9 @@ class OwnNamespace(Generic[L]):
     def can_wait(self, process: CapturedProcess) -> bool:
         return True
 
+    def precede(self, ctx: RestoreContext, record: L) -> None:
+        """In a child, before there is the new namespace."""
+
     def settle(self, ctx: RestoreContext, record: L) -> None:
         """In a child, in the new namespace: make it what the old one was."""
 
@@ -173,6 +176,7 @@ class OwnNamespace(Generic[L]):
         name = _FOR_CHILDREN.get(self.flag, self.name)
 
         def work() -> None:
+            self.precede(ctx, record)
             if record.owner:
                 syscalls.syscall("setns", ctx.user_namespaces[record.owner], NEW_USER)
             syscalls.syscall("unshare", self.flag)

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from sls import image
+from sls import image, proc
 from sls.capture import Tracer
 from tests.sls.apart import Program, start_apart
 from tests.sls.driver import command_of
 
 FOLDER: Final = Path(__file__).parent.parent / "data" / "images"
+_HIERARCHY: Final = os.fsdecode(next(iter(proc.cgroup_mounts().values()), b"/sys/fs/cgroup"))
 PROGRAMS: Final[dict[str, Sequence[str]]] = {
     "identity": ("identity.c", "settings"),
     "memory": ("advice.c", "lock"),
@@ -32,6 +33,7 @@ PROGRAMS: Final[dict[str, Sequence[str]]] = {
     "more-settings": ("more_settings.c",),
     "message-queue": ("message_queue.c", "named"),
     "mount-namespace": ("mount_namespace.py", "tmpfs"),
+    "cgroup-namespace": ("cgroup_namespace.py", _HIERARCHY, "root"),
     "multicast": ("multicast.py", "4", "any"),
     "net-namespace": ("net_namespace.py", "kept"),
     "numa": ("numa.c", "bind"),

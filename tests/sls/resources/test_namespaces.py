@@ -4,7 +4,7 @@ import pytest
 
 from tests.sls.conftest import Kept, Refused
 
-KINDS = ["cgroup", "pid_for_children", "time_for_children"]
+KINDS = ["pid_for_children", "time_for_children"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
