@@ -70,10 +70,14 @@ def _elf() -> bytes:
 class BlankThread:
     """One stopped thread of a blank process."""
 
-    def __init__(self, pid: int, tid: int, stop_signal: int = signal.SIGURG) -> None:
+    def __init__(
+        self,
+        pid: int,
+        tid: int,
+        stop_signal: int = signal.SIGURG,
+        numbers: tuple[int, int] | None = None,
+    ) -> None:
         self.tid = tid
-        below = proc.numbers_below(proc.status(pid, tid))
-        numbers = (below.process[-1], below.task[-1]) if below.task else None
         registers = syscalls.get_registers(tid)
         self.borrowed = Borrowed(pid, tid, registers, _ALL_SIGNALS, stop_signal, numbers)
 
@@ -89,14 +93,19 @@ class BlankProcess:
         queued = image.queued_signals()
         free = (number for number in _STOP_SIGNALS if number not in queued)
         self.stop_signal = int(next(free, signal.SIGURG))
-        self.threads = {image.pid: BlankThread(image.pid, image.pid, self.stop_signal)}
         self.layout: Sequence[VmaLine] = forest.layout
         self.spare_address = forest.spare_address
         self._forest = forest
+        self.threads: dict[int, BlankThread] = {}
+        self.add_thread(image.pid)
 
     @property
     def arena_place(self) -> tuple[int, int]:
         return self._forest.arena.base, self._forest.arena.end
+
+    def add_thread(self, tid: int) -> None:
+        """One more that has been made."""
+        self.threads[tid] = self._forest.blank(self.pid, tid, self.stop_signal)
 
     def is_arena(self, vma: VmaLine) -> bool:
         start, end = self.arena_place
@@ -185,6 +194,14 @@ class Forest:
     def fill(self, pid: int, object_id: int, writable: Sequence[tuple[int, int]]) -> None:
         self._filler(pid, object_id, writable)
 
+    def blank(self, pid: int, tid: int, stop_signal: int = signal.SIGURG) -> BlankThread:
+        """A thread that stands in its first stop."""
+        if not self.inside:
+            return BlankThread(pid, tid, stop_signal)
+        below = proc.numbers_below(proc.status(pid, tid))
+        numbers = (below.process[-1], below.task[-1]) if below.task else None
+        return BlankThread(pid, tid, stop_signal, numbers)
+
     # --- processes and threads ---
 
     def grow(self) -> None:
@@ -262,7 +279,7 @@ class Forest:
         So somebody else goes to all namespaces of the process in its stead, and ends when it is there.
         """
         helper = self._clone(origin, 0, flags, image.exit_signal)
-        borrowed = BlankThread(helper, helper).borrowed
+        borrowed = self.blank(helper, helper).borrowed
         for reply in self.arena.run(borrowed, self._alone(image, helper)):
             reply.check()
         pid = self._clone(borrowed, image.pid, _CLONE_PARENT | _CLONE_NEWPID)
@@ -316,7 +333,7 @@ class Forest:
     ) -> None:
         mine = origin.threads[origin.pid].borrowed
         between = self._clone(mine, 0, 0)
-        borrowed = BlankThread(between, between).borrowed
+        borrowed = self.blank(between, between).borrowed
         number, _ = borrowed.numbers
         self._make(image, borrowed, 0)
         self._take_in(parent, 1)
@@ -374,11 +391,11 @@ class Forest:
     def _end_wrong(self, origin: Borrowed, born: int, flags: int) -> None:
         """Somebody else got the number first."""
         if flags & _CLONE_THREAD:
-            thread = BlankThread(origin.pid, born).borrowed
+            thread = self.blank(origin.pid, born).borrowed
             with suppress(TaskDiedError):
                 self.arena.run(thread, [call("exit", 0)])
             return
-        number = BlankThread(born, born).borrowed.numbers[0]
+        number = self.blank(born, born).borrowed.numbers[0]
         _end([born])
         if not flags & _CLONE_PARENT:
             self.arena.run(origin, [call("wait4", number, 0, _WALL, 0)])
@@ -397,7 +414,7 @@ class Forest:
                 f"session {sid} has another leader now; a new session stands in for it"
             )
             pid = self._clone(origin, 0, flags)
-        borrowed = BlankThread(pid, pid).borrowed
+        borrowed = self.blank(pid, pid).borrowed
         self._stand_ins.append((pid, None if flags else origin, borrowed.numbers[0]))
         self.arena.run(borrowed, [call("setsid")])[0].check()
         self._leaders[sid, origin.pid] = borrowed
@@ -431,7 +448,7 @@ class Forest:
             pid = self._clone(mine, image.pgid, 0)
         except RestoreConflictError:
             return False
-        borrowed = BlankThread(pid, pid).borrowed
+        borrowed = self.blank(pid, pid).borrowed
         self._stand_ins.append((pid, mine, borrowed.numbers[0]))
         self.arena.run(borrowed, [call("setpgid", 0, 0)])[0].check()
         return True
@@ -445,7 +462,7 @@ class Forest:
         for thread in image.threads:
             if thread.tid != image.pid:
                 tid = self._clone(leader, thread.tid, _THREAD_FLAGS)
-                process.threads[tid] = BlankThread(image.pid, tid, process.stop_signal)
+                process.add_thread(tid)
 
     # --- those that do not stay ---
 

@@ -7,6 +7,7 @@ Knows no resource.
 import errno
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final, NamedTuple
 
 from sls import mounts, proc
@@ -15,10 +16,16 @@ from sls.proc import MountLine
 Steps = tuple[bytes, ...]
 """Mount points from the root of the namespace, each below the one before."""
 
-Copy = Callable[[int], int]
-"""Makes a copy of the mount that a descriptor is of."""
 
-_HERE: Final = -100
+class How(NamedTuple):
+    """`copy` makes one of the mount that a descriptor is of; within `lookup` names lead where somebody may go."""
+
+    copy: Callable[[int], int] = mounts.copy_of
+    lookup: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+_BY_US: Final = How()
+
 _COVERED: Final = (errno.EXDEV,)  # something is mounted on the way
 
 
@@ -68,16 +75,14 @@ class Processes:
         os.close(self._folder)
 
 
-def copies(
-    processes: Processes, wanted: Sequence[Wanted], *, copy: Copy = mounts.copy_of
-) -> list[int]:
+def copies(processes: Processes, wanted: Sequence[Wanted], how: How = _BY_US) -> list[int]:
     """A descriptor for each. OSError (ENOENT) when there is no such mount, or nothing of that name in it."""
     made: dict[int, int] = {}  # position in `wanted` → descriptor
     try:
-        _copy_visible(processes.lines(), wanted, made, copy)
+        _copy_visible(processes.lines(), wanted, made, how)
         if len(made) < len(wanted):
             mounts.leave_alone()
-            _Apart(processes.lines(), wanted, made).visit_all()
+            _Apart(processes.lines(), wanted, made, how).visit_all()
         if len(made) < len(wanted):
             raise FileNotFoundError(errno.ENOENT, "no such mount")
         return [made[number] for number in range(len(wanted))]
@@ -87,12 +92,10 @@ def copies(
         raise
 
 
-def visible_copies(
-    processes: Processes, wanted: Sequence[Wanted], *, copy: Copy = mounts.copy_of
-) -> list[int]:
+def visible_copies(processes: Processes, wanted: Sequence[Wanted], how: How = _BY_US) -> list[int]:
     """A descriptor for each that a path leads to; -1 for the others."""
     made: dict[int, int] = {}
-    _copy_visible(processes.lines(), wanted, made, copy)
+    _copy_visible(processes.lines(), wanted, made, how)
     return [made.get(number, -1) for number in range(len(wanted))]
 
 
@@ -113,13 +116,13 @@ def reach(lines: Sequence[MountLine], steps: Steps) -> int | None:
 
 
 def _copy_visible(
-    lines: Sequence[MountLine], wanted: Sequence[Wanted], made: dict[int, int], copy: Copy
+    lines: Sequence[MountLine], wanted: Sequence[Wanted], made: dict[int, int], how: How
 ) -> None:
     for number, one in enumerate(wanted):
         if (fd := reach(lines, one.steps)) is None:
             continue
         try:
-            made[number] = _copy_within(fd, one.below, copy)
+            made[number] = _copy_within(fd, one.below, how)
         except OSError as error:
             if error.errno not in _COVERED:
                 raise
@@ -127,12 +130,13 @@ def _copy_visible(
             os.close(fd)
 
 
-def _copy_within(root: int, below: bytes, copy: Copy) -> int:
+def _copy_within(root: int, below: bytes, how: How) -> int:
     if not below:
-        return copy(root)
-    place = mounts.open_within(root, below)
+        return how.copy(root)
+    with how.lookup():
+        place = mounts.open_within(root, below)
     try:
-        return copy(place)
+        return how.copy(place)
     finally:
         os.close(place)
 
@@ -141,8 +145,13 @@ class _Apart:
     """Unmounts what is here, those on top first, and copies on the way."""
 
     def __init__(
-        self, lines: Sequence[MountLine], wanted: Sequence[Wanted], made: dict[int, int]
+        self,
+        lines: Sequence[MountLine],
+        wanted: Sequence[Wanted],
+        made: dict[int, int],
+        how: How,
     ) -> None:
+        self._how = how
         self._steps = steps_of(lines)
         self._wanted = wanted
         self._made = made
@@ -160,7 +169,10 @@ class _Apart:
         for child in sorted(self._children.get(line.number, ()), key=lambda one: len(one.point)):
             self._visit(child)
             mounts.detach(child.point)
-        for number, one in enumerate(self._wanted):
-            if number not in self._made and one.steps == self._steps[line.number]:
-                path = os.path.join(line.point, one.below) if one.below else line.point
-                self._made[number] = mounts.copy_of(_HERE, path)
+        root = os.open(line.point, os.O_PATH | os.O_CLOEXEC)
+        try:
+            for number, one in enumerate(self._wanted):
+                if number not in self._made and one.steps == self._steps[line.number]:
+                    self._made[number] = _copy_within(root, one.below, self._how)
+        finally:
+            os.close(root)

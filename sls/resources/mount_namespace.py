@@ -19,6 +19,7 @@ from sls import mounts, proc
 from sls.child import told_by_child, told_from_inside
 from sls.errors import RestoreConflictError, UnsupportedResourceError
 from sls.mount_copies import (
+    How,
     Processes,
     Steps,
     Wanted,
@@ -141,7 +142,7 @@ class MountNamespace(ProcessNamespace[MountNamespaceRecord]):
     def _make(self, ctx: RestoreContext, record: MountNamespaceRecord) -> int:
         """All but what shows processes that are not there yet, and what is mounted on that."""
         bases = [-1 if one.first_process else _base(ctx, one) for one in record.filesystems]
-        built = _told(_Build(record, bases, _late(record)).begin)
+        built = _told(_Build(ctx, record, bases).begin)
         ctx.trees[record.link] = MountTree(record.link, ctx.opened(built.root))
         namespace = ctx.inheritable(ctx.opened(built.namespace))
         ctx.unfinished[record.link] = [ctx.opened(fd) if fd >= 0 else fd for fd in built.made]
@@ -159,7 +160,7 @@ class MountNamespace(ProcessNamespace[MountNamespaceRecord]):
     ) -> None:
         """The processes are there, as the first record of the namespace says who is in which pid namespace."""
         bases = [_base_inside(ctx, one) if one.first_process else -1 for one in record.filesystems]
-        build = _Build(record, bases, _late(record))
+        build = _Build(ctx, record, bases)
         namespace = self.made(ctx, record)
         for words in _told(lambda: build.finish(namespace, made)).notes:
             ctx.note("namespaces", words)
@@ -343,7 +344,7 @@ def _copies_inside(tid: int, wanted: Sequence[Wanted], find: Callable[..., list[
     namespace = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         mounts.enter(namespace)
-        made = find(processes, wanted, copy=_copy)
+        made = find(processes, wanted, How(copy=_copy))
         for fd in made:
             if fd >= 0:
                 mounts.make_read_only(fd)
@@ -427,14 +428,18 @@ _ByNumber = Sequence[int] | Mapping[int, int]
 
 
 class _Build:
-    """In a child, whose namespace becomes the new one. `bases`: of the filesystems that are new; `late`: mounts."""
+    """In a child, whose namespace becomes the new one. `bases`: of the filesystems that are new.
+
+    What is bound elsewhere is looked up with the rights of the partition's owner: it may be another one since.
+    """
 
     def __init__(
-        self, record: MountNamespaceRecord, bases: Sequence[int], late: frozenset[int]
+        self, ctx: RestoreContext, record: MountNamespaceRecord, bases: Sequence[int]
     ) -> None:
         self._record = record
+        self._lookup = ctx.as_owner
         self._bases = bases
-        self._late = late
+        self._late = _late(record)
         self._notes: list[str] = []
         self._what = ""
 
@@ -493,7 +498,8 @@ class _Build:
                 below = mount.root[len(place.root.rstrip(b"/")) :].lstrip(b"/")
                 wanted[number] = Wanted(place.steps, below)
         self._what = "what is mounted for us"
-        found.update(zip(wanted, copies(processes, list(wanted.values())), strict=True))
+        how = How(lookup=self._lookup)
+        found.update(zip(wanted, copies(processes, list(wanted.values()), how), strict=True))
         for filesystem, base in enumerate(self._bases):
             if base >= 0:
                 found.update(self._copies_of(filesystem, base))
