@@ -12,6 +12,9 @@ from tests.mounts import wait_until
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
 CYCLES = 3
+NEEDS_BWRAP = pytest.mark.skipif(
+    shutil.which("bwrap") is None, reason="bwrap is missing; scripts/test.sh installs it"
+)
 LOOP = """hostname inside; n=0
 while :; do n=$((n+1)); echo $n $$ $(hostname) $(ls /proc | grep -c '^[0-9]'); sleep 0.02; done
 """
@@ -90,9 +93,7 @@ def test_a_pid_namespace_without_its_first_process(job: Job) -> None:
     assert "a pid namespace whose first process is not in the partition" in words
 
 
-@pytest.mark.skipif(
-    shutil.which("bwrap") is None, reason="bwrap is missing; scripts/test.sh installs it"
-)
+@NEEDS_BWRAP
 @pytest.mark.parametrize(
     "options",
     [
@@ -105,5 +106,14 @@ def test_a_pid_namespace_without_its_first_process(job: Job) -> None:
 def test_bubblewrap(job: Job, options: list[str]) -> None:
     """A root of its own with a tmpfs in it, in which the program writes."""
     job.start(*SANDBOX, *options, "/usr/bin/python3", "-c", COUNT)
+    cycle(job)
+    assert {fact[1] for fact in facts(job)} == {"True"}
+
+
+@NEEDS_BWRAP
+def test_bubblewrap_of_a_user(job: Job) -> None:
+    """Who is not root gets a user namespace, and with /dev another one in that."""
+    user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"]
+    job.start(*user, *SANDBOX, "--unshare-pid", "/usr/bin/python3", "-c", COUNT)
     cycle(job)
     assert {fact[1] for fact in facts(job)} == {"True"}
