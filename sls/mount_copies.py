@@ -35,6 +35,11 @@ class Wanted(NamedTuple):
     steps: Steps
     below: bytes = b""
 
+    @property
+    def path(self) -> bytes:
+        """Where it is found, for people."""
+        return os.path.join(b"/", *self.steps, self.below)
+
 
 def steps_of(lines: Sequence[MountLine]) -> dict[int, Steps]:
     """The steps to each mount, by its number. A mount is on one place of another one."""
@@ -84,7 +89,8 @@ def copies(processes: Processes, wanted: Sequence[Wanted], how: How = _BY_US) ->
             mounts.leave_alone()
             _Apart(processes.lines(), wanted, made, how).visit_all()
         if len(made) < len(wanted):
-            raise FileNotFoundError(errno.ENOENT, "no such mount")
+            missing = next(one for number, one in enumerate(wanted) if number not in made)
+            raise FileNotFoundError(errno.ENOENT, "no such mount", missing.path)
         return [made[number] for number in range(len(wanted))]
     except BaseException:
         for fd in made.values():
@@ -122,7 +128,7 @@ def _copy_visible(
         if (fd := reach(lines, one.steps)) is None:
             continue
         try:
-            made[number] = _copy_within(fd, one.below, how)
+            made[number] = _copy_within(fd, one, how)
         except OSError as error:
             if error.errno not in _COVERED:
                 raise
@@ -130,11 +136,14 @@ def _copy_visible(
             os.close(fd)
 
 
-def _copy_within(root: int, below: bytes, how: How) -> int:
-    if not below:
+def _copy_within(root: int, one: Wanted, how: How) -> int:
+    if not one.below:
         return how.copy(root)
-    with how.lookup():
-        place = mounts.open_within(root, below)
+    try:
+        with how.lookup():
+            place = mounts.open_within(root, one.below)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, one.path) from error
     try:
         return how.copy(place)
     finally:
@@ -173,6 +182,6 @@ class _Apart:
         try:
             for number, one in enumerate(self._wanted):
                 if number not in self._made and one.steps == self._steps[line.number]:
-                    self._made[number] = _copy_within(root, one.below, self._how)
+                    self._made[number] = _copy_within(root, one, self._how)
         finally:
             os.close(root)

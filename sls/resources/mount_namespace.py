@@ -441,6 +441,7 @@ class _Build:
         self._bases = bases
         self._late = _late(record)
         self._notes: list[str] = []
+        self._attempted: list[int] = []
         self._what = ""
 
     def begin(self) -> _Built:
@@ -479,7 +480,11 @@ class _Build:
             processes.close()
 
     def _failed(self, error: OSError) -> _Built:
-        words = f"{self._what}: {os.strerror(error.errno or errno.EIO)}"
+        """Descriptors are the tracer's as well: those of the attempt go."""
+        for fd in self._attempted:
+            os.close(fd)
+        what = os.fsdecode(error.filename) if error.filename is not None else self._what
+        words = f"{what}: {os.strerror(error.errno or errno.EIO)}"
         return _Built(words=words, errno=error.errno or errno.EIO)
 
     def _groups_outside(self, processes: Processes) -> Iterator[tuple[int, int]]:
@@ -498,8 +503,9 @@ class _Build:
                 below = mount.root[len(place.root.rstrip(b"/")) :].lstrip(b"/")
                 wanted[number] = Wanted(place.steps, below)
         self._what = "what is mounted for us"
-        how = How(lookup=self._lookup)
-        found.update(zip(wanted, copies(processes, list(wanted.values()), how), strict=True))
+        made = copies(processes, list(wanted.values()), How(lookup=self._lookup))
+        self._attempted += made
+        found.update(zip(wanted, made, strict=True))
         for filesystem, base in enumerate(self._bases):
             if base >= 0:
                 found.update(self._copies_of(filesystem, base))
@@ -511,7 +517,9 @@ class _Build:
         for number, mount in enumerate(self._record.mounts):
             if mount.filesystem == filesystem:
                 self._what = mount.point.decode(errors="replace")
-                yield number, mounts.copy_of(base, mount.root.lstrip(b"/"))
+                made = mounts.copy_of(base, mount.root.lstrip(b"/"))
+                self._attempted.append(made)
+                yield number, made
         mounts.detach(b"/")
 
     def _join(self, made: _ByNumber, numbers: Collection[int]) -> None:

@@ -1,5 +1,9 @@
 """Mount namespaces: bind mounts, tmpfs, roots of their own, propagation, mounts that hide others."""
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from tests.sls.conftest import Kept, Refused
@@ -14,3 +18,21 @@ def test_x26_a_filesystem_that_is_nowhere_else(refused: Refused) -> None:
     words = refused("mount_namespace.py", "overlay")
     assert "a mount namespace of its own, in which overlay on" in words
     assert "mount it outside as well" in words
+
+
+def test_what_was_bound_is_gone(conflict: Kept, tmp_path: Path) -> None:
+    source, aside = tmp_path / "place" / "source", tmp_path / "aside"
+
+    def put_aside() -> Callable[[], object]:
+        time_ns = source.parent.stat().st_mtime_ns
+        source.rename(aside)
+
+        def put_back() -> None:
+            aside.rename(source)
+            os.utime(source.parent, ns=(time_ns, time_ns))
+
+        return put_back
+
+    words = conflict("mount_namespace.py", "bind", between=put_aside).refusal
+    assert "a mount namespace cannot be made again" in words
+    assert f"/{tmp_path.name}/place/source: No such file or directory" in words
