@@ -1,6 +1,6 @@
 """State of a process that is neither memory nor files: directories, umask, limits, personality, prctl(2) settings.
 
-Not kept: a root directory that is removed, refused.
+Not kept: a removed root directory, refused; CPU time used so far; that a child's stop was told to its parent.
 Kernel: Linux 4.14 (membarrier 6.3).
 """
 
