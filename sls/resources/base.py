@@ -416,8 +416,10 @@ class CaptureContext:
     def keep(
         self, identity: object, size_bytes: int, source: Callable[[], MemorySource]
     ) -> Content:
-        """Put the bytes of `source` into the generation, once for each `identity`."""
+        """Put the bytes of `source` into the generation, once for each `identity`; while everyone stands still."""
         if identity not in self._contents:
+            for process in self.processes.values():
+                process.looks.must_be_at_rest("what goes into the generation")
             content = Content(object_id=self._next_object_id, size_bytes=size_bytes)
             self._next_object_id += 1
             self._contents[identity] = content

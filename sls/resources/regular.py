@@ -57,8 +57,10 @@ class Regular(FileType[RegularRecord]):
         return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or bool(file.flags & os.O_PATH)
 
     def can_wait(self, file: OpenFile) -> bool:
-        is_like_queue = file.stat.st_size == _QUEUE_BYTES  # tells only a descriptor of ours
-        return not is_like_queue and not is_nameless(file.tree, file.target, file.stat)
+        if file.stat.st_size == _QUEUE_BYTES:  # a queue's: only a descriptor of ours tells
+            return False
+        where = file.tree, file.target, file.stat
+        return not is_nameless(*where) and not is_posix_memory(*where)
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> RegularRecord:
         path, inode = file.target, None

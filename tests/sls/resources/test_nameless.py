@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.sls.conftest import Kept
+from tests.sls.driver import Way
 
 POSIX_MEMORY = Path("/dev/shm")
 
@@ -32,3 +33,14 @@ def test_deleted_files(kept: Kept) -> None:
 
 def test_deleted_executable(kept: Kept) -> None:
     kept("deleted_executable.c")
+
+
+def test_posix_shm_open_and_not_mapped(kept: Kept) -> None:
+    """Others have written into it while the program was dead."""
+
+    def spoil() -> None:
+        for memory in POSIX_MEMORY.glob("sls-posix-memory-*"):
+            if memory.stat().st_size and kept.way is Way.RESTORED:
+                memory.write_bytes(b"other")
+
+    kept("posix_memory.py", between=spoil)
