@@ -1,6 +1,7 @@
 """Copies of mounts, attached nowhere, by where they are in a namespace; also of those that others hide.
 
-For a child of the tracer: to get at what is hidden, it leaves its namespace for a copy, which it takes apart.
+To get at what is hidden, `copies` leaves its namespace for another one, which it takes apart: for a child of the
+tracer alone.
 Knows no resource.
 """
 
@@ -72,7 +73,7 @@ class Processes:
 
     def lines(self) -> list[MountLine]:
         """What is mounted where we are."""
-        fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+        fd = os.open("thread-self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
         with open(fd, "rb") as file:
             return proc.parse_mountinfo(file.read())
 

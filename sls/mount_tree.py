@@ -6,11 +6,10 @@ Knows no resource. Kernel: Linux 5.8.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import ExitStack, contextmanager
 
 from sls import mounts, proc
-from sls.child import told_by_child
+from sls.mount_copies import Processes
 from sls.proc import MountLine
 
 
@@ -74,29 +73,17 @@ class MountTree:
 OURS = MountTree()
 
 
-class _Entered(NamedTuple):
-    root: int
-    text: bytes
-
-
 def enter(tid: int) -> MountTree:
     """The namespace that a thread is in, where it is not ours."""
     link = proc.link(tid, "ns/mnt")
     if link == proc.link(os.getpid(), "ns/mnt"):
         return OURS
-    fd = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        entered = told_by_child(lambda: _look(fd), _Entered)
-    finally:
-        os.close(fd)
-    return MountTree(link, entered.root, tuple(proc.parse_mountinfo(entered.text)))
-
-
-def _look(namespace: int) -> _Entered:
-    """In a child: its root is that of the namespace from then on. The /proc in there may be of other processes."""
-    ours = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
-    mounts.enter(namespace)
-    with open(os.open("self/mountinfo", os.O_RDONLY, dir_fd=ours), "rb") as file:
-        text = file.read()
-    os.close(ours)
-    return _Entered(os.open("/", os.O_PATH | os.O_CLOEXEC), text)
+    with ExitStack() as opened:
+        processes = Processes()
+        opened.callback(processes.close)
+        namespace = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        opened.callback(os.close, namespace)
+        with mounts.stay(namespace):
+            lines = processes.lines()
+            root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    return MountTree(link, root, tuple(lines))

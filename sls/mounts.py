@@ -6,12 +6,14 @@ Kernel: Linux 5.12.
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from sls import syscalls
 
 NEW_NS: Final = 0x00020000
+_CLONE_FS: Final = 0x200
 READ_ONLY, NO_SUID, NO_DEV, NO_EXEC, NO_ATIME, STRICT_ATIME = 1, 2, 4, 8, 0x10, 0x20
 NO_DIR_ATIME, NO_SYMLINKS = 0x80, 0x200000
 _ATIMES, _ALL = 0x70, 0x2000FF
@@ -136,6 +138,25 @@ def join_group(mount: int, other: int) -> None:
 def enter(namespace: int) -> None:
     """This process gets the mounts of that namespace, and its root as root and working directory."""
     syscalls.syscall("setns", namespace, NEW_NS)
+
+
+@contextmanager
+def stay(namespace: int) -> Iterator[None]:
+    """Within, paths of this thread are those of that namespace, from its root on; /proc is what is mounted there."""
+    syscalls.syscall("unshare", _CLONE_FS)  # from other threads
+    paths = ("/proc/thread-self/ns/mnt", "/", ".")
+    with ExitStack() as kept:
+        home, root, folder = (os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths)
+        for fd in (home, root, folder):
+            kept.callback(os.close, fd)
+        enter(namespace)
+        try:
+            yield
+        finally:
+            enter(home)
+            os.fchdir(root)
+            os.chroot(".")
+            os.fchdir(folder)
 
 
 def leave_alone() -> None:

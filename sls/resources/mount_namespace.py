@@ -12,6 +12,7 @@ Kernel: Linux 5.12 (5.15 for propagation).
 import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -269,14 +270,7 @@ class _Capture:
             return {}, {}
         steps = steps_of(self._lines)
         wanted = [Wanted(steps[one.number]) for one in mine]
-        look = partial(_copies_inside, self._process.tid, wanted)
-        try:
-            descriptors = told_by_child(partial(look, copies), list[int])
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            # what hides others may not be taken away (MNT_LOCKED): nobody there can see those either
-            descriptors = told_by_child(partial(look, visible_copies), list[int])
+        descriptors = _seen_inside(self._process.tid, wanted)
         parts: dict[int, list[Part]] = {}
         processes: dict[int, int] = {}
         for line, fd in zip(mine, descriptors, strict=True):
@@ -338,19 +332,41 @@ def _tops(lines: Sequence[MountLine], device: int) -> list[MountLine]:
     return found
 
 
-def _copies_inside(tid: int, wanted: Sequence[Wanted], find: Callable[..., list[int]]) -> list[int]:
-    """In a child: copies that are looked at without a trace."""
-    processes = Processes()
-    namespace = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        mounts.enter(namespace)
-        made = find(processes, wanted, How(copy=_copy))
+def _seen_inside(tid: int, wanted: Sequence[Wanted]) -> list[int]:
+    """Copies that are looked at without a trace; -1 for what nobody can see there, not even by unmounting (MNT_LOCKED).
+
+    A child costs milliseconds, in which all stand still: it is for what lies under other mounts.
+    """
+    with ExitStack() as opened:
+        processes = Processes()
+        opened.callback(processes.close)
+        namespace = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        opened.callback(os.close, namespace)
+        with mounts.stay(namespace):
+            made = visible_copies(processes, wanted, _READING)
+        hidden = [number for number, fd in enumerate(made) if fd < 0]
+        if hidden:
+            under = [wanted[number] for number in hidden]
+            found = told_by_child(partial(_hidden_copies, namespace, under), list[int])
+            for number, fd in zip(hidden, found, strict=True):
+                made[number] = fd
         for fd in made:
             if fd >= 0:
                 mounts.make_read_only(fd)
-        return made
+    return made
+
+
+def _hidden_copies(namespace: int, wanted: Sequence[Wanted]) -> list[int]:
+    """In a child."""
+    processes = Processes()
+    try:
+        mounts.enter(namespace)
+        return copies(processes, wanted, _READING)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return [-1] * len(wanted)
     finally:
-        os.close(namespace)
         processes.close()
 
 
@@ -363,6 +379,9 @@ def _copy(mount: int) -> int:
         return mounts.whole_copy_of(
             mount
         )  # what lies under the mounts on it nobody there can see either
+
+
+_READING: Final = How(copy=_copy)
 
 
 # --- restore --------------------------------------------------------------------------------------------------------
