@@ -56,13 +56,12 @@ class BlockTable:
         count = len(offsets)
         self._reserve(count)
         disordered = self._count > 0 and int(self._rows["id"][self._count - 1]) >= first
-        rows = self._rows[self._count : self._count + count]
-        rows["id"] = np.arange(first, first + count)
-        rows["unit"] = np.array(offsets) // UNIT_BYTES
-        rows["mask"] = (1 << np.array(counts)) - 1
-        rows["base"] = 0
-        rows["total"] = counts
-        rows["size"] = sizes
+        self._rows[self._count : self._count + count] = [
+            (number, offset // UNIT_BYTES, (1 << pages) - 1, 0, pages, size)
+            for number, (offset, pages, size) in enumerate(
+                zip(offsets, counts, sizes, strict=True), first
+            )
+        ]
         self._count += count
         if disordered:  # Numbers are taken before the append; another thread's came first.
             self._rows[: self._count].sort(order="id")

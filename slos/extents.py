@@ -116,6 +116,14 @@ def _is_gapless(pages: Array) -> bool:
     return int(pages[-1] - pages[0]) == len(pages) - 1
 
 
+def entries_of(object_id: int, pages: Array, ids: Array) -> Entries:
+    """Entries of one object, sorted; of equal pages the last one given wins."""
+    objects = np.full(len(ids), object_id, np.uint64)
+    if (pages[1:] > pages[:-1]).all():
+        return Entries(objects, pages, ids)
+    return sort_entries(objects, pages, ids)
+
+
 def sort_entries(objects: Array, pages: Array, ids: Array) -> Entries:
     """Sort by key; of equal keys the last one given wins."""
     if not len(ids):

@@ -28,6 +28,7 @@ from slos.extents import (
     Entries,
     View,
     encode_run,
+    entries_of,
     merge_count,
     merge_runs,
     sort_entries,
@@ -338,8 +339,7 @@ class ObjectTransaction:
             self._add_entries(object_id, numbers, ids)
 
     def _add_entries(self, object_id: int, numbers: Array, ids: Array) -> None:
-        objects = np.full(len(ids), object_id, np.uint64)
-        self._chunks.append(sort_entries(objects, numbers, ids))
+        self._chunks.append(entries_of(object_id, numbers, ids))
 
     def _stream(self, object_id: int, numbers: Array, pieces: "_Pieces") -> None:
         """A long piece: one part is hashed while another is compressed and an older one written.
