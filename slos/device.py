@@ -31,6 +31,9 @@ class Device(Protocol):
     def is_cached(self, offset: int) -> bool:
         """Whether the byte there can be had without waiting for the disk, as far as is known."""
 
+    def expect(self, offset: int, length: int) -> None:
+        """These bytes will be read soon. May do nothing."""
+
     def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
         """Write the parts one after the other; all of them, or OSError."""
 
@@ -101,6 +104,9 @@ class FileDevice:
         except OSError:
             return False
         return True
+
+    def expect(self, offset: int, length: int) -> None:
+        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
         for start in range(0, len(parts), _IOV_MAX):

@@ -4,7 +4,6 @@ Knows pages and page ids, no objects. The blocks of a long piece are compressed 
 threads (lz4 releases the interpreter lock); whoever asks for the records waits for it.
 """
 
-import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -48,23 +47,16 @@ class Batch:
     @property
     def drafts(self) -> list[Draft]:
         """The records; waits for the thread that compresses them."""
-        return self.encode() if self._drafts is None else self._drafts
-
-    def encode(self) -> list[Draft]:
-        """Make the records."""
-        bodies = self._bodies() if self._bodies is not None else []
-        packed, step = self.hashes.tobytes(), BLOCK_PAGES * 8
-        self._drafts = [
-            encode_pages(body, packed[place * step : (place + 1) * step], self.first_block + place)
-            for place, body in enumerate(bodies)
-        ]
+        if self._drafts is None:
+            bodies = self._bodies() if self._bodies is not None else []
+            packed, step = self.hashes.tobytes(), BLOCK_PAGES * 8
+            self._drafts = [
+                encode_pages(
+                    body, packed[place * step : (place + 1) * step], self.first_block + place
+                )
+                for place, body in enumerate(bodies)
+            ]
         return self._drafts
-
-    def wait(self) -> None:
-        """Nothing reads the pages' bytes any more, whether they could be compressed or not."""
-        if self._bodies is not None and self._drafts is None:
-            with contextlib.suppress(Exception):
-                self._bodies()
 
 
 EMPTY = Batch(_NONE)

@@ -43,6 +43,8 @@ _VIEW_CACHE_BYTES = 48 << 20
 _CACHED_PAGES = 64
 _SHARED_PAGES = 2048
 _BULK_RECORDS = 4
+_AHEAD_BYTES = 8 << 20
+_DENSE = 0.85
 _PAGE_RECORDS = (RecordType.PAGES, RecordType.MOVED)
 
 Value = TypeVar("Value")
@@ -155,7 +157,8 @@ class PageReader:
         spans = iter(plan.spans())
         bad: list[NDArray[np.int64]] = []
         helper = None
-        if len(page_ids) >= _SHARED_PAGES and (plan.is_packed() or self._is_cold(plan)):
+        plan.is_awaited = plan.is_sparse() and self._is_cold(plan)
+        if len(page_ids) >= _SHARED_PAGES and plan.is_packed():
             helper = self._pool.submit(self._work, plan, spans, out, bad)
         try:
             self._work(plan, spans, out, bad)
@@ -186,6 +189,8 @@ class PageReader:
                 end = plan.starts[last] + plan.sizes[last]
                 window = _Window(self._log, plan.starts[first], end, buffer)
                 if buffer is not None and plan.starts[first]:
+                    if plan.is_awaited:
+                        self._log.device.expect(end, _AHEAD_BYTES)
                     window.fetch()
             for group in self._rest(plan, window, first, last, out):
                 part = slice(plan.bounds[group], plan.bounds[group + 1])
@@ -198,7 +203,7 @@ class PageReader:
             self._buffers.append(buffer)
 
     def _is_cold(self, plan: "_Plan") -> bool:
-        """Whether the disk is to be waited for: then one thread reads while the other copies."""
+        """Whether the disk is to be waited for."""
         return not self._log.device.is_cached(plan.starts[len(plan.starts) // 2])
 
     def _take_buffer(self) -> memoryview:
@@ -241,6 +246,8 @@ class _Plan:
 
     def __init__(self, page_ids: Array, places: Places, rows: NDArray[np.int64]):
         self.reading = Lock()
+        # The disk is asked for what comes next while this is copied.
+        self.is_awaited = False
         self.order = np.argsort(places.offsets, kind="stable")
         self.ids = page_ids[self.order]
         self.slots = places.slots[self.order]
@@ -276,6 +283,11 @@ class _Plan:
     def is_packed(self) -> bool:
         """Whether most records are compressed. Of others two threads copy no more than one."""
         return sum(self.sizes) < len(self.sizes) * BLOCK_BYTES * 3 // 4
+
+    def is_sparse(self) -> bool:
+        """Whether a good part of a long read is not wanted: the kernel reads too little ahead then."""
+        wanted = len(self.order) * PAGE_BYTES
+        return len(self.order) >= _SHARED_PAGES and wanted < _DENSE * sum(self.sizes)
 
     def is_met(self, group: int, record: _Record) -> bool:
         """Whether the slots are the pages wanted: a place may have been used anew meanwhile."""

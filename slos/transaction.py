@@ -40,10 +40,8 @@ from slos.store import PAGE_BYTES, Buffer, Fill, GenerationInfo, PageNumbers
 _FLUSH_BYTES = 4 << 20
 _DIRECT_BYTES = 256 << 10
 _FLUSH_PARTIAL = 1024
-# Pieces that are compressed or wait for it, and all that are under way: one of them is written, one
-# waits for that.
-_COMPRESSED = COMPRESS_THREADS + 1
-_PIPELINE = _COMPRESSED + 2
+# Pieces under way: one is written, one waits for that, the rest are compressed.
+_PIPELINE = COMPRESS_THREADS + 2
 _PIECE_PAGES = _FLUSH_BYTES // PAGE_BYTES
 _EDGE_PAGES = 256
 _ZERO_PAGE = bytes(PAGE_BYTES)
@@ -58,15 +56,6 @@ class Stamp(NamedTuple):
     time_ns: int
     name: str
     note: bytes
-
-
-class _UnderWay:
-    """A piece of a long write; `written` comes when it is on its way to the device."""
-
-    def __init__(self, batch: ingest.Batch, hashes: set[int]):
-        self.batch = batch
-        self.hashes = hashes
-        self.written: Future[None] | None = None
 
 
 class _Pieces(Protocol):
@@ -342,12 +331,8 @@ class ObjectTransaction:
         self._chunks.append(entries_of(object_id, numbers, ids))
 
     def _stream(self, object_id: int, numbers: Array, pieces: "_Pieces") -> None:
-        """A long piece: one part is hashed while another is compressed and an older one written.
-
-        What is compressed is made into records here, and not in the threads that compress or write:
-        those are what a stream waits for.
-        """
-        under_way: deque[_UnderWay] = deque()
+        """A long piece: one part is hashed while the last is compressed and an older written."""
+        waiting: deque[tuple[Future[None], set[int]]] = deque()
         try:
             for start, end in pairwise(_cuts(len(numbers))):
                 part = numbers[start:end]
@@ -355,31 +340,18 @@ class ObjectTransaction:
                 examined = ingest.examine(piece)
                 hashes = set(examined.hashes.tolist())
                 # Pages that are not written yet cannot be shared.
-                while len(under_way) >= _PIPELINE or any(
-                    not hashes.isdisjoint(other.hashes) for other in under_way
+                while len(waiting) >= _PIPELINE or any(
+                    not hashes.isdisjoint(own) for _, own in waiting
                 ):
-                    self._write_out(under_way.popleft()).result()
+                    waiting.popleft()[0].result()
                 batch = self._ingest(piece, examined, threaded=True)
-                under_way.append(_UnderWay(batch, hashes))
+                waiting.append((self._core.writer.submit(self._append, batch), hashes))
                 self._add_entries(object_id, part, batch.ids)
-                if len(under_way) > _COMPRESSED:
-                    self._write_out(under_way[-1 - _COMPRESSED])
-            for other in under_way:
-                self._write_out(other)
         finally:
             # The data is the caller's: nothing refers to it when this returns.
-            wait_all([other.written for other in under_way if other.written is not None])
-            for other in under_way:
-                other.batch.wait()
-        for other in under_way:
-            self._write_out(other).result()
-
-    def _write_out(self, piece: "_UnderWay") -> Future[None]:
-        """Have a piece written that is compressed, after those before it."""
-        if piece.written is None:
-            piece.batch.encode()
-            piece.written = self._core.writer.submit(self._append, piece.batch)
-        return piece.written
+            wait_all([future for future, _ in waiting])
+        for future, _ in waiting:
+            future.result()
 
     def _ingest(
         self, data: memoryview, examined: ingest.Examined, *, threaded: bool = False

@@ -1,6 +1,7 @@
 """Many records looked at together: right pages copied, whatever is wrong left to the slow path."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from slos.bulk import Wanted, copy_pages
 from slos.codec import Body, compress, compress_blocks, decompress_blocks
 from slos.format import encode_pages
 from slos.ingest import page_hashes
+from slos.objstore import ObjectStore
 from slos.store import PAGE_BYTES
+from tests.slos.fakes.device import MemoryDevice
+from tests.slos.fakes.workload import new_image
 
 SEED = 7
 
@@ -88,3 +92,42 @@ def test_decompress_blocks_tells_what_holds_less_or_more() -> None:
     assert decompress_blocks([memoryview(b"\xff" * 99)], PAGE_BYTES) is None
     too_long = compress(bytes(2 * 65536))[0]
     assert decompress_blocks([memoryview(too_long)], 2 * 65536) is None
+
+
+def test_a_sparse_read_from_the_disk_is_announced(tmp_path: Path) -> None:
+    """Where half of what lies in a row is not wanted, and the page cache has it not."""
+
+    class ColdDevice(MemoryDevice):
+        is_there = False
+        announced = 0
+
+        def is_cached(self, offset: int) -> bool:
+            return self.is_there
+
+        def expect(self, offset: int, length: int) -> None:
+            self.announced += 1
+
+    chance = random.Random(91)
+    pages = 5000
+    data = bytearray(chance.randbytes(pages * PAGE_BYTES))
+    device = ColdDevice(new_image(tmp_path, segment_bytes=4 << 20))
+    with ObjectStore.open_device(device, background=False) as store:
+        store.create_partition(1)
+        with store.begin(1) as transaction:
+            transaction.write(1, 0, data)
+            transaction.commit()
+        assert store.read(1, 1, 1) == data
+        assert device.announced == 0
+        numbers = sorted(chance.sample(range(pages), pages // 2))
+        new = chance.randbytes(len(numbers) * PAGE_BYTES)
+        with store.begin(1, parent=1) as transaction:
+            transaction.write_pages(1, numbers, new)
+            transaction.commit()
+        for index, number in enumerate(numbers):
+            part = new[index * PAGE_BYTES : (index + 1) * PAGE_BYTES]
+            data[number * PAGE_BYTES : (number + 1) * PAGE_BYTES] = part
+        assert store.read(1, 2, 1) == data
+        assert device.announced > 5
+        before, device.is_there = device.announced, True
+        assert store.read(1, 2, 1) == data
+        assert device.announced == before

@@ -26,6 +26,10 @@ class MemoryDevice:
     def is_cached(self, offset: int) -> bool:
         return offset // 4096 % 2 == 0
 
+    def expect(self, offset: int, length: int) -> None:
+        assert offset >= 0
+        assert length > 0
+
     def write(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
         apply_write(self.image, offset, b"".join(parts))
 
