@@ -7,8 +7,8 @@ Knows no resource.
 
 import errno
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Final, NamedTuple
 
 from sls import mounts, proc
@@ -79,6 +79,18 @@ class Processes:
 
     def close(self) -> None:
         os.close(self._folder)
+
+
+@contextmanager
+def stay_with(tid: int) -> Iterator[Processes]:
+    """Within, paths of this thread are those of another one's namespace (`mounts.stay`)."""
+    with ExitStack() as opened:
+        processes = Processes()
+        opened.callback(processes.close)
+        namespace = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        opened.callback(os.close, namespace)
+        with mounts.stay(namespace):
+            yield processes
 
 
 def copies(processes: Processes, wanted: Sequence[Wanted], how: How = _BY_US) -> list[int]:

@@ -6,10 +6,10 @@ Knows no resource. Kernel: Linux 5.8.
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from sls import mounts, proc
-from sls.mount_copies import Processes
+from sls.mount_copies import stay_with
 from sls.proc import MountLine
 
 
@@ -78,12 +78,7 @@ def enter(tid: int) -> MountTree:
     link = proc.link(tid, "ns/mnt")
     if link == proc.link(os.getpid(), "ns/mnt"):
         return OURS
-    with ExitStack() as opened:
-        processes = Processes()
-        opened.callback(processes.close)
-        namespace = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        opened.callback(os.close, namespace)
-        with mounts.stay(namespace):
-            lines = processes.lines()
-            root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    with stay_with(tid) as processes:
+        lines = processes.lines()
+        root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     return MountTree(link, root, tuple(lines))

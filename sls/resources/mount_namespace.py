@@ -12,7 +12,6 @@ Kernel: Linux 5.12 (5.15 for propagation).
 import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -27,6 +26,7 @@ from sls.mount_copies import (
     copies,
     point_within,
     reach,
+    stay_with,
     steps_of,
     visible_copies,
 )
@@ -337,28 +337,24 @@ def _seen_inside(tid: int, wanted: Sequence[Wanted]) -> list[int]:
 
     A child costs milliseconds, in which all stand still: it is for what lies under other mounts.
     """
-    with ExitStack() as opened:
-        processes = Processes()
-        opened.callback(processes.close)
-        namespace = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        opened.callback(os.close, namespace)
-        with mounts.stay(namespace):
-            made = visible_copies(processes, wanted, _READING)
-        hidden = [number for number, fd in enumerate(made) if fd < 0]
-        if hidden:
-            under = [wanted[number] for number in hidden]
-            found = told_by_child(partial(_hidden_copies, namespace, under), list[int])
-            for number, fd in zip(hidden, found, strict=True):
-                made[number] = fd
-        for fd in made:
-            if fd >= 0:
-                mounts.make_read_only(fd)
+    with stay_with(tid) as processes:
+        made = visible_copies(processes, wanted, _READING)
+    hidden = [number for number, fd in enumerate(made) if fd < 0]
+    if hidden:
+        under = [wanted[number] for number in hidden]
+        found = told_by_child(partial(_hidden_copies, tid, under), list[int])
+        for number, fd in zip(hidden, found, strict=True):
+            made[number] = fd
+    for fd in made:
+        if fd >= 0:
+            mounts.make_read_only(fd)
     return made
 
 
-def _hidden_copies(namespace: int, wanted: Sequence[Wanted]) -> list[int]:
+def _hidden_copies(tid: int, wanted: Sequence[Wanted]) -> list[int]:
     """In a child."""
     processes = Processes()
+    namespace = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         mounts.enter(namespace)
         return copies(processes, wanted, _READING)
@@ -367,6 +363,7 @@ def _hidden_copies(namespace: int, wanted: Sequence[Wanted]) -> list[int]:
             raise
         return [-1] * len(wanted)
     finally:
+        os.close(namespace)
         processes.close()
 
 
