@@ -4,8 +4,7 @@ A namespace that is the restorer's stays that; any other is made anew, once for 
 mounted for the restorer as well comes from there, like a bind mount; a tmpfs that is nowhere else comes back with all
 that is in it (`tmpfs`). So paths mean the same inside as before; here they are looked up by `sls.mount_tree`.
 
-Not kept: other filesystems that are mounted only in there, ids that are mapped: refused; some propagation, that it
-belongs to a user namespace: told.
+Not kept: other filesystems mounted only in there, mapped ids: refused; rights of a user namespace to change it: told.
 Kernel: Linux 5.12 (5.15 for propagation).
 """
 

@@ -3,8 +3,7 @@
 All others are each kept in a module of their own. A pid namespace comes back with its first process (`sls.blank`):
 whoever is in it gets its numbers there as well as here.
 
-Not kept: one that only children to come would be in, a pid namespace without its first process, or of a user namespace
-within another pid namespace: refused.
+Not kept: one that has only children to come; a pid namespace without its pid 1, or of a user namespace in another one.
 Kernel: Linux 3.8 (pid namespaces 5.5).
 """
 
