@@ -176,7 +176,7 @@ static void run(struct call *call) {
     case OPEN: slots[n[0]] = open(call->text, n[1] | O_CLOEXEC); break;
     case READ: if (read(slots[n[0]], text, sizeof text) < 0 && errno == EBADF) fail("read"); break;
     case PREAD: if (pread(slots[n[0]], text, sizeof text, n[1]) < 0 && errno == EBADF) fail("pread"); break;
-    case CLOSE: close(slots[n[0]]); break;
+    case CLOSE: close(slots[n[0]]), slots[n[0]] = -1; break;  /* what was open before is closed in one round only */
     case GETDENTS: syscall(SYS_getdents64, slots[n[0]], text, 32768); break;
     case FSTAT: fstat(slots[n[0]], (struct stat *)text); break;
     case SEEK: lseek(slots[n[0]], n[1], n[2]); break;
