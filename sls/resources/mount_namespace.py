@@ -284,13 +284,10 @@ class _Capture:
         return trees, processes
 
     def _first_process(self, line: MountLine, fd: int) -> int:
-        """Who is pid 1 in a proc; 0 if it is that of ours."""
-        try:
-            found = os.readlink(b"1/ns/pid", dir_fd=fd)
-        except OSError:
-            found = b""
-        if found == os.readlink(b"/proc/self/ns/pid"):
+        """Who is pid 1 in a proc; 0 if it is that of ours. The machine's own may not be looked at."""
+        if _link_in(fd, "self") == str(os.getpid()):
             return 0
+        found = _link_in(fd, "1/ns/pid").encode()
         for one in self._ctx.processes.values():
             if one.settled_link("ns/pid") == found and is_first(one):
                 return one.pid
@@ -316,6 +313,14 @@ def _sorted(lines: Sequence[MountLine]) -> list[MountLine]:
             (one for one in lines if one.parent in above), key=lambda one: -len(one.point)
         )
     return found
+
+
+def _link_in(folder: int, name: str) -> str:
+    """A link's target; empty where it is not there, or may not be read."""
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except OSError:
+        return ""
 
 
 def _is_below(path: bytes, folder: bytes) -> bool:
