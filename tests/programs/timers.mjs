@@ -41,8 +41,9 @@ if (!isMainThread) {
     const words = `words ${round} `.repeat(1000);
     const packed = await promisify(deflate)(words);
     expect("zlib", (await promisify(inflate)(packed)).toString(), words);
-    await files.writeFile(`${go}.words`, words);
-    expect("file", await files.readFile(`${go}.words`, "utf8"), words);
+    const file = `${go}.words.${round}`; // one that no later round writes to: a restore leaves it as it is
+    await files.writeFile(file, words);
+    expect("file", await files.readFile(file, "utf8"), words);
     client.write(`${round}\n`);
     expect("echo", (await once(client, "data"))[0].toString(), `${round}\n`);
     const before = ticks;
