@@ -1,6 +1,6 @@
 """tcp(7): listening and connected sockets, sockets that are only bound, and fresh ones.
 
-Not kept: data in a connection not accepted yet, urgent data: refused; a connection whose peer outside has moved, told.
+Not kept: data in a connection not accepted yet, urgent data: refused; a peer outside that moved on: told; MD5 keys.
 Kernel: Linux 3.5 (TCP_REPAIR).
 """
 
