@@ -202,12 +202,16 @@ class PageTracker:
         return Changes(copied, merged(gone))
 
     def look_again(self) -> Changes:
-        """What a running task has changed since the last look; new mappings wait for the stop."""
+        """What a running task has changed since the last look; new mappings wait for the stop.
+
+        Arming comes first: what it writes to for the first time in between would else be armed and not be copied.
+        """
         pieces, gone = self._scan_dense()
         written: Ranges = []
         for start, end in self._gaps():
+            armed = self._written(start, end)
             populated, unregistered, _ = self._populated(start, end)
-            written += difference(intersection(self._written(start, end), populated), unregistered)
+            written += difference(intersection(armed, populated), unregistered)
         self._rest = merged([*self._rest, *written])
         return Changes(np.concatenate([as_array(written), *pieces]), gone)
 

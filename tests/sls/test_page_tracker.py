@@ -1,14 +1,19 @@
-"""Page tracking of a process that ends meanwhile: each descriptor of ours is closed once, for its number is reused."""
+"""Page tracking of a running process: what it writes during a look, and that it ends meanwhile.
 
+Each descriptor of ours is closed once, for its number is reused.
+"""
+
+import mmap
 import os
 import subprocess
 
 import pytest
 
-from sls import proc
+from sls import proc, syscalls
 from sls.capture import Tracer
 from sls.errors import TaskDiedError
-from sls.page_tracker import PageTracker
+from sls.page_tracker import _FEATURES, PageTracker
+from sls.ranges import Ranges, as_list
 from tests.sls.apart import apart
 
 pytestmark = pytest.mark.root
@@ -44,3 +49,41 @@ def test_one_that_has_ended_when_it_is_to_be_remembered() -> None:
         assert descriptors() == before
 
     apart(remember)
+
+
+def tracker_of_ours() -> PageTracker:
+    """One that watches this process."""
+    tracker = PageTracker(os.getpid())
+    tracker._userfaultfd = syscalls.syscall("userfaultfd", os.O_CLOEXEC | os.O_NONBLOCK)
+    syscalls.userfaultfd_api(tracker._userfaultfd, _FEATURES)
+    return tracker
+
+
+def test_what_is_first_written_to_during_a_look_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By that look, or by the next: it must not be armed without being copied."""
+
+    def write_meanwhile() -> None:
+        page = mmap.PAGESIZE
+        memory = mmap.mmap(-1, 64 * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory[0] = 1
+        address = syscalls.address_of(memory)
+        maps = proc.parse_maps(proc.read(os.getpid(), "maps"))
+        vmas = [vma for vma in maps if vma.start <= address < vma.end]
+        tracker = tracker_of_ours()
+        tracker.look(vmas, full=True)
+        populated = tracker._populated
+
+        def late(start: int, end: int) -> tuple[Ranges, Ranges, Ranges]:
+            found = populated(start, end)
+            memory[20 * page] = 1
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(tracker, "_populated", late)
+            copied = as_list(tracker.look_again().copied)
+        copied += as_list(tracker.look(vmas, full=False).copied)
+        late_page = address + 20 * page
+        assert any(start <= late_page < end for start, end in copied)
+        tracker.close()
+
+    apart(write_meanwhile)
