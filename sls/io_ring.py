@@ -30,7 +30,7 @@ _PARAMS = struct.Struct("=5I")
 _SUBMISSION_OFFSETS, _COMPLETION_OFFSETS = 40, 80
 # where the words of the header are, as offsets that io_uring_setup(2) tells; of the index array apart
 _HEADER: Final = (0, 4, 16, 24, 36, 32), (8, 12, 20, 28, 44, 64)
-_SQ_HEAD, _SQ_TAIL, _CQ_HEAD, _CQ_TAIL = 0, 1, 2, 3  # words
+_SQ_TAIL, _CQ_HEAD, _CQ_TAIL = 1, 2, 3  # words; the first is the head of what is submitted
 _QUEUES_BYTES: Final = 64
 
 

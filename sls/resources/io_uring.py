@@ -14,6 +14,7 @@ Not kept: requests under way, polling threads, registered files and buffers: ref
 Kernel: Linux 6.6 (IORING_SETUP_NO_SQARRAY).
 """
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from typing import Final, Self
@@ -41,7 +42,6 @@ from sls.resources.nameless import (
 TARGETS: Final = (b"anon_inode:[io_uring]", b"anon_inode:[io-uring]")
 _MOST_REQUESTS: Final = 1 << 28  # a minute
 _ARMED, _OVERFLOWN = "  op=", "  user_data="  # how lines of fdinfo begin
-_MAP_FIXED: Final = 0x10
 _MAP_FILL: Final = 0x104022  # MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MAP_FIXED_NOREPLACE
 _USER_END: Final = 0x7FFFFFFFF000  # of addresses that mmap(2) chooses
 Range = tuple[int, int]
@@ -193,16 +193,17 @@ def map_at(places: Sequence[tuple[Range, Call]], taken: Sequence[Range]) -> Remo
     """
     wanted = [place for place, _ in places]
     fills = list(_gaps(sorted([*taken, *wanted])))
-    yield [
-        call("mmap", start, end - start, 0, _MAP_FILL, -1, 0) for start, end in [*fills, *wanted]
-    ]
+    yield from remote_all(
+        [call("mmap", start, end - start, 0, _MAP_FILL, -1, 0) for start, end in [*fills, *wanted]]
+    )
     calls = [one for place, mapping in places for one in (_unmap(place), mapping)]
     replies = yield calls
     yield from remote_all([_unmap(fill) for fill in fills])
     for (start, _), reply in zip(wanted, replies[1::2], strict=True):
         if reply.value != start:
             raise RestoreConflictError(
-                f"a ring of io_uring cannot be mapped at {start:#x} again: {reply.value:#x}", 12
+                f"a ring of io_uring cannot be mapped at {start:#x} again: {reply.value:#x}",
+                errno.ENOMEM,
             )
 
 

@@ -4,12 +4,13 @@ Not kept: answers that were not read yet, told.
 Kernel: Linux 3.11 (IPv6).
 """
 
+import errno
 import socket
 
 from sls.errors import RestoreConflictError
 from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, RestoreContext
-from sls.resources.inet.address import InetAddress, bind, conflict, local_address, socket_address
-from sls.resources.raw_socket import remote_of, tell_unread
+from sls.resources.inet.address import InetAddress, bind, local_address
+from sls.resources.raw_socket import attempt, remote_of, tell_unread
 from sls.resources.socket_options import (
     SocketOption,
     is_socket,
@@ -63,10 +64,7 @@ class PingSocket(FileType[PingSocketRecord]):
             if record.local is not None:
                 bind(view, record.local)
             if record.remote is not None:
-                try:
-                    view.connect(socket_address(record.domain, record.remote))
-                except OSError as error:
-                    raise conflict(record.remote, error) from error
+                attempt(record.domain, record.remote, view.connect)
             return view.detach()
 
 
@@ -76,5 +74,5 @@ def _opened(record: PingSocketRecord) -> socket.socket:
     except OSError as error:
         raise RestoreConflictError(
             f"a ping socket cannot be made: {strerror(error)}; see net.ipv4.ping_group_range (sysctl)",
-            error.errno or 1,
+            error.errno or errno.EPERM,
         ) from error

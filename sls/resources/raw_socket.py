@@ -73,7 +73,7 @@ class RawSocket(FileType[RawSocketRecord]):
                 view.setsockopt(level, number, record.type_filter)
             for address, move in ((record.local, view.bind), (record.remote, view.connect)):
                 if address is not None and address.host not in _ANY:
-                    _attempt(record.domain, address, move)
+                    attempt(record.domain, address, move)
         except BaseException:
             view.close()
             raise
@@ -102,7 +102,8 @@ def remote_of(file: OpenFile, family: int) -> InetAddress | None:
     return InetAddress(host=socket.inet_ntop(family, packed), port=0) if packed else None
 
 
-def _attempt(domain: int, address: InetAddress, move: Callable[[Any], None]) -> None:
+def attempt(domain: int, address: InetAddress, move: Callable[[Any], None]) -> None:
+    """bind(2) or connect(2); RestoreConflictError names the address."""
     try:
         move(socket_address(domain, address))
     except OSError as error:
