@@ -14,7 +14,7 @@ from sls import proc, syscalls
 from sls.errors import TaskDiedError
 
 _MANY_BYTES = 1 << 17
-_MOVING = re.compile(rb"^(it_value|ticks|Sq\w+Time):.*\n", re.MULTILINE)
+_MOVING = re.compile(rb"^(it_value|ticks|Sq\w+Time|SqThreadCpu):.*\n", re.MULTILINE)
 _FILES = (
     "maps", "limits", "timers", "cgroup", "personality", "oom_score_adj", "coredump_filter", "cmdline", "environ",
     "auxv", "timens_offsets", "uid_map",
