@@ -21,7 +21,7 @@ import msgspec
 
 from sls import image, proc, syscalls
 from sls.capture import Capture, Tracer
-from sls.errors import RestoreConflictError, SlsError, UnsupportedResourceError
+from sls.errors import RestoreConflictError, SlsError, TaskDiedError, UnsupportedResourceError
 from sls.resources import Loss, Parting
 from sls.restore import restore
 from tests.fakes.contents import MemoryContents
@@ -29,8 +29,9 @@ from tests.sls.visible import has_very_many_mappings, visible_state
 
 PROGRAMS: Final = Path(__file__).parent.parent / "programs"
 ROUNDS: Final = 2
-_BACK_ASLEEP_S: Final = 2.0
-DEADLINE_SECONDS: Final = 20.0
+_BACK_ASLEEP_S: Final = 20.0
+_AT_REST_S: Final = 0.5  # of programs that never are
+DEADLINE_SECONDS: Final = 60.0
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
@@ -211,7 +212,7 @@ class _Run:
     def go_on(self) -> None:
         tracer = Tracer()
         for _ in range(ROUNDS):
-            before = [visible_state(pid) for pid in self._tree()]
+            before = self._seen_at_rest()
             capture = self._capture(tracer)
             self._expect_unchanged(before)
             self._losses += capture.image.losses
@@ -253,7 +254,7 @@ class _Run:
             self._notes += restore(kept, contents, parting=parting).notes
 
     def be_refused(self) -> None:
-        before = [visible_state(pid) for pid in self._tree()]
+        before = self._seen_at_rest()
         try:
             self._capture(Tracer())
         except UnsupportedResourceError as error:
@@ -261,6 +262,20 @@ class _Run:
         else:
             raise ProgramError("was captured; it should have been refused")
         self._expect_unchanged(before)
+
+    def _seen_at_rest(self) -> list[dict[str, object]]:
+        """All that can be seen once everyone sleeps: when `ready` is said, a child may have some way to go yet."""
+        deadline = time.monotonic() + _AT_REST_S
+        while self._is_somebody_running() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return [visible_state(pid) for pid in self._tree()]
+
+    def _is_somebody_running(self) -> bool:
+        try:
+            tasks = [tid for pid in self._tree() for tid in proc.entries(pid, "task")]
+            return any(proc.stat(tid).state in "RD" for tid in tasks)
+        except TaskDiedError:
+            return True
 
     def _expect_unchanged(self, before: list[dict[str, object]]) -> None:
         """All that can be seen is as before, once every thread is back in the call that it slept in."""
@@ -271,6 +286,7 @@ class _Run:
             except ProgramError:
                 if time.monotonic() > deadline:
                     raise
+            time.sleep(0.001)
 
     def come_back_or_be_refused(self) -> None:
         try:

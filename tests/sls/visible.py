@@ -35,6 +35,8 @@ _STAT = (
     "rt_priority",
     "policy",
 )
+# where bytes come by themselves: TCP moves them from one end to the other, raw and packet sockets hear anyone's
+_HEARING = ("tcp", "raw", "packet")
 _NET = ("tcp", "tcp6", "udp", "udp6", "raw", "raw6", "unix", "netlink", "packet")
 
 
@@ -72,10 +74,9 @@ def _descriptors(pid: int) -> Iterator[tuple[str, object]]:
             known = sockets.get(target)
             yield f"fd/{fd} socket", known
             waiting = _looked_at(syscalls.pidfd_getfd(pidfd, fd))
-            # TCP moves bytes from one end to the other by itself
             yield (
                 f"fd/{fd} waiting",
-                waiting[:-1] if known and known[0].startswith("tcp") else waiting,
+                waiting[:-1] if known and known[0].startswith(_HEARING) else waiting,
             )
     finally:
         os.close(pidfd)
@@ -97,10 +98,11 @@ def _looked_at(fd: int) -> tuple[object, ...]:
 
 
 def _sockets() -> Iterator[tuple[bytes, list[str]]]:
-    """Table, addresses and state by link; of TCP, whose ends move on by themselves, the addresses."""
+    """Table, addresses and state by link; of TCP, whose ends move on by themselves, the addresses; raw: no queue."""
     inode_at = {"unix": 6, "packet": 8}
+    shown_of = {"tcp": slice(1, 3), "raw": slice(1, 4)}
     for name in _NET:
-        shown = slice(1, 3) if name.startswith("tcp") else slice(1, 5)
+        shown = shown_of.get(name.removesuffix("6"), slice(1, 5))
         at = inode_at.get(name, 9)
         for row in proc.net_table(name):
             if len(row) > at:
