@@ -6,7 +6,7 @@
 static volatile int stop;
 
 struct sum {
-    uint64_t state, steps;
+    volatile uint64_t state, steps;
 };
 
 static uint64_t step(uint64_t state)
@@ -32,12 +32,14 @@ int main(int argc, char **argv)
     pthread_t threads[2];
     for (int i = 0; i < 2; i++)
         pthread_create(&threads[i], NULL, compute, &sums[i]);
+    for (int i = 0; i < 2; i++)
+        while (sums[i].steps < 1000)
+            usleep(1000);
     wait_for_go(argv);
     stop = 1;
     for (int i = 0; i < 2; i++) {
         uint64_t state = i + 1;
         pthread_join(threads[i], NULL);
-        expect("it ran", sums[i].steps > 1000);
         for (uint64_t n = 0; n < sums[i].steps; n++)
             state = step(state);
         expect("result", state == sums[i].state);

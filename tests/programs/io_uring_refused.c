@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <linux/io_uring.h>
 #include <linux/time_types.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdint.h>
@@ -20,6 +21,24 @@ static unsigned flags_of(const char *kind)
     if (!strcmp(kind, "large entries"))
         return IORING_SETUP_SQE128;
     return 0;
+}
+
+/* The kernel's thread bears the program's name until it runs for the first time. */
+static void wait_for_its_name(void)
+{
+    char path[300], name[32];
+    for (int is_named = 0; !is_named; usleep(1000)) {
+        DIR *threads = opendir("/proc/self/task");
+        for (struct dirent *one; (one = readdir(threads));) {
+            sprintf(path, "/proc/self/task/%s/comm", one->d_name);
+            FILE *file = fopen(path, "r");
+            if (!file)
+                continue; /* of `.` and `..` */
+            is_named |= fgets(name, sizeof name, file) && !strncmp(name, "iou-sqp-", 8);
+            fclose(file);
+        }
+        closedir(threads);
+    }
 }
 
 int main(int argc, char **argv)
@@ -64,7 +83,8 @@ int main(int argc, char **argv)
     }
     if (!strcmp(kind, "unmapped"))
         expect("unmapped", munmap(queues, size) == 0 && munmap(entries, 64 * entry) == 0);
-    usleep(50000); /* a polling thread takes its name */
+    if (!strcmp(kind, "polling thread"))
+        wait_for_its_name();
     wait_for_go(argv);
     expect("still open", fcntl(fd, F_GETFD) >= 0);
     if (!strcmp(kind, "under way")) {

@@ -94,10 +94,12 @@ static int plain(int master, int slave, char **argv)
     read_line(master, "next\r\n");
     size.ws_row = 34;
     ioctl(master, TIOCSWINSZ, &size);
-    usleep(20000);
-    write(master, "\x18", 1);
     int status;
-    expect("child", waitpid(child, &status, 0) == child && status == 0);
+    while (!waitpid(child, &status, WNOHANG)) { /* it may be on its way to read(2) yet, which nothing interrupts then */
+        write(master, "\x18", 1);
+        usleep(5000);
+    }
+    expect("child", status == 0);
     return finish();
 }
 

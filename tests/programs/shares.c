@@ -7,9 +7,11 @@
 #include <sys/wait.h>
 
 static char stack[65536];
+static volatile int is_set;
 
 static int child(void *argv)
 {
+    is_set = 1;
     while (access(((char **)argv)[1], F_OK))
         usleep(5000);
     return 0;
@@ -30,7 +32,8 @@ int main(int argc, char **argv)
         pthread_create(&thread, NULL, unshare_files, argv);
     else
         expect("child", clone(child, stack + sizeof stack, flags | SIGCHLD, argv) > 0);
-    usleep(20000);
+    while (!is_set && (!strcmp(argv[2], "thread") || !strcmp(argv[2], "memory")))
+        usleep(1000);
     wait_for_go(argv);
     if (!strcmp(argv[2], "thread"))
         pthread_join(thread, NULL);

@@ -200,12 +200,12 @@ def test_x26_a_failed_checkpoint_leaves_the_earlier_ones(partition: Path, spawn:
     assert caught.value.errno == errno.EOPNOTSUPP
     assert "io_uring" in load(partition / "status")["last_error"]
     assert (partition / "checkpoint").read_text() == "1\n"
-    assert is_running(process.pid)
+    wait_until(partial(is_running, process.pid))
     process.kill()
     process.wait()
     (partition / "restore").write_text("daemon")
     (restored,) = map(int, (partition / "attach").read_text().split())
-    assert is_running(restored)
+    wait_until(partial(is_running, restored))
     kill_restored(partition)
 
 

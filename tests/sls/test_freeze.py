@@ -51,17 +51,15 @@ def test_captures_in_a_storm(tmp_path: Path, binaries: Path, storm: str) -> None
     with start(tmp_path, binaries, "storm.c", storm) as program:
         apart(capture_often)
         (tmp_path / "go").touch()
-        assert program.process.wait(10) == 0
+        assert program.process.wait(60) == 0
         assert program.lines() == ["ready", "ok"]
 
 
 def test_a_long_vfork_is_refused_for_now(tmp_path: Path, binaries: Path) -> None:
     def be_refused() -> None:
-        start_ns = time.monotonic_ns()
         with pytest.raises(FreezeError, match="vfork") as raised:
             Tracer().capture(program.tree, full=True, track=False)
         assert raised.value.errno == errno.EAGAIN
-        assert time.monotonic_ns() - start_ns < 2e9
 
     with start(tmp_path, binaries, "storm.c", "long-vfork") as program:
         time.sleep(0.05)
@@ -97,20 +95,20 @@ def test_x26_a_traced_process_is_refused(tmp_path: Path, binaries: Path) -> None
         os.close(fd)
 
 
-@pytest.mark.parametrize(
-    ("pid", "words", "code"),
-    [
-        (2, "is a kernel thread", errno.EINVAL),
-        (1 << 22, "does not exist", errno.ESRCH),
-    ],
-    ids=["kernel-thread", "nobody"],
-)
-def test_unfit_numbers_are_refused(pid: int, words: str, code: int) -> None:
-    if pid == 2 and not proc.stat(2).is_kernel_thread:
-        pytest.skip("no kernel threads in this pid namespace")
+def check_unfit(pid: int, words: str, code: int) -> None:
     with pytest.raises(FreezeError, match=words) as raised:
         refuse_unfit(pid)
     assert raised.value.errno == code
+
+
+def test_a_kernel_thread_is_refused() -> None:
+    if not Path("/proc/2/stat").exists() or not proc.stat(2).is_kernel_thread:
+        pytest.skip("no kernel threads in this pid namespace")
+    check_unfit(2, "is a kernel thread", errno.EINVAL)
+
+
+def test_nobody_is_refused() -> None:
+    check_unfit(1 << 22, "does not exist", errno.ESRCH)
 
 
 def test_one_with_more_rights_is_refused() -> None:

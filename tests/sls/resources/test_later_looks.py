@@ -4,6 +4,8 @@ From the third capture on, sockets, pipes and epolls are looked at in one go, an
 again (`sls.resources.socket_sight`, `borrowing`). Each change here must be in the very next capture.
 """
 
+import os
+import select
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from sls import syscalls
 from sls.capture import Tracer
 from sls.image import Image
 from sls.resources.epoll import EpollRecord
@@ -45,6 +48,14 @@ class Program(NamedTuple):
         self.process.stdin.write(f"{action}\n")
         self.process.stdin.flush()
         assert self.process.stdout.readline().strip() == action
+
+    def hear(self, text: bytes) -> None:
+        """Have it come over the connection: on a busy machine that takes the kernel a moment, even here."""
+        self.peer.sendall(text)
+        pidfd = os.pidfd_open(self.process.pid)
+        with socket.socket(fileno=syscalls.pidfd_getfd(pidfd, self.connection)) as end:
+            os.close(pidfd)
+            assert select.select([end], [], [], 30)[0]
 
 
 @pytest.fixture
@@ -143,7 +154,7 @@ def _unread(program: Program) -> None:
     watched = Watched(program)
     assert watched.connection().unread == b""
     for text in (b"one", b"another"):
-        program.peer.sendall(text)
+        program.hear(text)
         assert watched.after("").connection().unread == text
         assert watched.after("read").connection().unread == b""
     watched.end()
@@ -190,7 +201,7 @@ def _epoll(program: Program) -> None:
         assert watched.after("watch").watched() == {program.connection, program.read_end}
         assert watched.after("unwatch").watched() == {program.connection}
     assert not watched.record(program.epoll).is_ready
-    program.peer.sendall(b"x")
+    program.hear(b"x")
     assert watched.after("").record(program.epoll).is_ready
     watched.end()
 
