@@ -13,7 +13,7 @@ from tempfile import gettempdir
 
 import pytest
 
-LEAK_DEADLINE_SECONDS = 5.0
+LEAK_DEADLINE_SECONDS = 20.0
 
 
 # --- capabilities -----------------------------------------------------------------------------
@@ -169,9 +169,9 @@ WaitUntil = Callable[..., None]
 
 @pytest.fixture
 def wait_until() -> WaitUntil:
-    """`wait_until(condition, seconds=10)`: polls; fails with the condition's name when late."""
+    """`wait_until(condition, seconds=30)`: polls; fails with the condition's name when late."""
 
-    def wait(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
+    def wait(condition: Callable[[], object], *, seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:

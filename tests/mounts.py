@@ -32,7 +32,7 @@ def has_ended(pid: int) -> bool:
     return not is_alive(pid)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Poll until true; AssertionError when late."""
     deadline = time.monotonic() + seconds
     while not condition():

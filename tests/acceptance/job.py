@@ -88,7 +88,7 @@ class Job:
     def wait_end(self) -> int:
         """Its exit status, as Popen gives it; restored processes leave theirs in `status`."""
         if self._process is not None:
-            return self._process.wait(timeout=20)
+            return self._process.wait(timeout=60)
         self.wait_for(lambda: str(self.pid) in self.status()["exits"], "an exit status")
         return os.waitstatus_to_exitcode(self.status()["exits"][str(self.pid)])
 

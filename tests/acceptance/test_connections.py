@@ -23,7 +23,7 @@ class Client:
     """One connection, never made anew."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._answers = self._socket.makefile("rb")
         self._next = count(1)
 

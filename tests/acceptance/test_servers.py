@@ -121,7 +121,7 @@ http {{
 
 
 def fetched(port: int, name: str) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{name}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{name}", timeout=60) as answer:
         body: bytes = answer.read()
     return body
 

@@ -55,7 +55,7 @@ def test_a_restore_in_the_foreground_stands_in(slsctl: Slsctl, tmp_path: Path) -
         program.send_signal(signal.SIGUSR1)
         wait_until(lambda: (tmp_path / "said").read_text() == "signalled")
         (tmp_path / "go").touch()
-        assert program.wait(20) == 3
+        assert program.wait(60) == 3
     assert has_ended(pid)
 
 
@@ -65,7 +65,7 @@ def test_a_restored_process_killed_by_a_signal(slsctl: Slsctl, tmp_path: Path) -
     with restore_in_foreground() as program:
         wait_until(lambda: is_alive(pid))
         program.send_signal(signal.SIGTERM)
-        assert program.wait(20) == 128 + signal.SIGTERM
+        assert program.wait(60) == 128 + signal.SIGTERM
 
 
 def is_stopped(pid: int) -> bool:

@@ -54,7 +54,7 @@ public class Pool {
         }
         pool.shutdown();
         clock.shutdown();
-        expect("end of the pool", pool.awaitTermination(5, TimeUnit.SECONDS), true);
+        expect("end of the pool", pool.awaitTermination(60, TimeUnit.SECONDS), true);
         System.out.println("ok");
     }
 }

@@ -12,7 +12,7 @@ static void member(char **argv, int sends)
     wait_along(argv);
     if (sends)
         kill(0, SIGUSR1);
-    for (int i = 0; !signals && i < 2000; i++)
+    for (int i = 0; !signals && i < 30000; i++)
         usleep(1000);
     exit(signals);
 }

@@ -35,7 +35,7 @@ if (
         level, *((45, joined) if mode == "any" else (47, joined + storage(loopback)))
     )
     finish()
-receiver.settimeout(5)
+receiver.settimeout(30)
 for source in ("127.0.0.2", loopback):
     with socket.socket(family, socket.SOCK_DGRAM) as sender:
         sender.setsockopt(0, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))

@@ -21,7 +21,7 @@ def receive(found: socket.socket, wanted: bytes) -> None:
     """The next frame of ours; lo shows each twice: as it leaves and as it comes."""
     sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     sender.sendto(FRAME + wanted, ("lo", PROTOCOL))
-    found.settimeout(10)
+    found.settimeout(30)
     while True:
         data, address = found.recvfrom(2048)
         if data[:14] == FRAME and data[14:] == wanted:

@@ -188,7 +188,7 @@ def inside() -> None:
         before.pop(name, None), after.pop(name, None)
     expect("numbers", after, before)
     expect("holder", os.waitpid(held, 0), (held, 0))
-    expect("pidfd", bool(select.select([pidfd], [], [], 5)[0]), True)
+    expect("pidfd", bool(select.select([pidfd], [], [], 30)[0]), True)
     expect("leader", os.waitpid(led, 0), (led, 0))
     expect("zombie", os.waitpid(zombie, 0), (zombie, 7 << 8))
     expect("socket", pair[1].recv(100), b"in the socket")

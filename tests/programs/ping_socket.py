@@ -12,7 +12,7 @@ request, answer = (128, 129) if is_ipv6 else (8, 0)
 ping = socket.socket(
     family, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6 if is_ipv6 else socket.IPPROTO_ICMP
 )
-ping.settimeout(5)
+ping.settimeout(30)
 hops = (
     (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
     if is_ipv6

@@ -30,7 +30,7 @@ body = struct.pack(">HH", 0x1234, 1)
 total = (request << 8) + 0x1234 + 1
 packet = struct.pack(">BBH", request, 0, ~(total + (total >> 16)) & 0xFFFF) + body
 raw.send(packet)
-raw.settimeout(5)
+raw.settimeout(30)
 heard = raw.recv(100)
 expect("answer", heard[0 if is_ipv6 else 20], answer)
 finish()

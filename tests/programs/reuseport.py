@@ -43,7 +43,7 @@ for group in groups:
 wait_for_go()
 answers: set[int] = set()
 for _ in range(200):
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         client.send(b"who")
         answers.add(int(client.recv(20)))
 expect("who answers", answers, set(children))

@@ -95,7 +95,7 @@ static void run_anew_from_thread(char **argv)
 static void sleep_in_vfork(char **argv)
 {
     if (!vfork()) {
-        usleep(4000000);
+        usleep(60000000);
         _exit(9);
     }
 }

@@ -31,7 +31,7 @@ def finish_exchange(end: socket.socket, written: int, more: int, *, is_shut: boo
     poller.register(end, select.POLLIN | (0 if is_shut else select.POLLOUT))
     is_open = True
     while is_open or not is_shut:
-        ready = poller.poll(15_000)
+        ready = poller.poll(40_000)
         if not ready:
             raise TimeoutError(f"{read} bytes read, {total - written} left to write")
         events = ready[0][1]

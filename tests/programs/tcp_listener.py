@@ -73,7 +73,7 @@ expect(
 expect("SO_RCVBUF", listener.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF), 100000)
 for level, number, value in OPTIONS:
     expect(f"option {level}/{number}", listener.getsockopt(level, number), value)
-with socket.create_connection(address[:2], timeout=5) as client:
+with socket.create_connection(address[:2], timeout=30) as client:
     expect("words", client.recv(100), b"from the child")
 expect("status of the child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
 finish()

@@ -13,7 +13,7 @@ with open("address.new", "w", encoding="ascii") as file:
     file.write(f"127.0.0.1 {listener.getsockname()[1]}")
 os.rename("address.new", "address")
 accepted, client = listener.accept()
-accepted.settimeout(5)
+accepted.settimeout(30)
 expect("peeked", accepted.recv(4, socket.MSG_PEEK | socket.MSG_WAITALL), b"to n")
 name = accepted.getsockname()
 wait_for_go()

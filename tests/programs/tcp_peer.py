@@ -17,7 +17,7 @@ os.chdir(directory)
 
 
 def wait_for(path: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not os.path.exists(path):
         if time.monotonic() > deadline:
             sys.exit(f"{path} never came")

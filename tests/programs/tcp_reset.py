@@ -10,7 +10,7 @@ tell("address", f"{CASE[0]} {listener.getsockname()[1]}")
 server, _ = listener.accept()
 expect("sent", server.recv(1000, socket.MSG_PEEK | socket.MSG_WAITALL), pattern(0, 1000))
 wait_for_go()
-server.settimeout(10)
+server.settimeout(30)
 expect("unread", server.recv(4096), pattern(0, 1000))
 try:
     expect("end", server.recv(100), "ECONNRESET")

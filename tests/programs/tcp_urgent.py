@@ -39,7 +39,7 @@ while not is_at_mark() if is_first else unread() < 3:
 if mode == "read":
     expect("urgent", receiver.recv(1, socket.MSG_OOB), b"x")
 wait_for_go()
-receiver.settimeout(3)
+receiver.settimeout(30)
 if not is_first:
     expect("before the mark", receiver.recv(100), b"abc")
 expect("mark", is_at_mark(), True)

@@ -47,7 +47,7 @@ try:
 except BlockingIOError:
     pass
 receiver.setblocking(True)
-receiver.settimeout(5)
+receiver.settimeout(30)
 senders[0].sendto(b"new", (loopback, port))
 expect("new", receiver.recvfrom(100), (b"new", names[0]))
 expect("dup", socket.socket(fileno=copy).getsockname(), state[0])

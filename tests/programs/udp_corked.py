@@ -7,7 +7,7 @@ from tests.programs.protocol import expect, finish, wait_for_go
 UDP_CORK = 1
 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 receiver.bind(("127.0.0.1", 0))
-receiver.settimeout(5)
+receiver.settimeout(30)
 sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sender.connect(receiver.getsockname())
 sender.setsockopt(socket.IPPROTO_UDP, UDP_CORK, 1)

@@ -15,7 +15,7 @@ wait_for_go()
 if CASE[1] != "named":
     expect("unread", end.recv(100), b"hello")
 if CASE[1] == "closed":
-    end.settimeout(5)
+    end.settimeout(30)
     if CASE[0] != "DGRAM":
         expect("end", end.recv(100), b"")
     try:

@@ -83,9 +83,9 @@ class Program:
         return False
 
     def wait_progress(self, lines: int = 2) -> None:
-        """Return when it has written more; fail after ten seconds."""
+        """Return when it has written more; fail after half a minute."""
         wanted = len(self.lines()) + lines
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + 30.0
         while len(self.lines()) < wanted:
             assert not proc.stat(self.pid).is_zombie, "it has ended"
             assert time.monotonic() < deadline, "it does not go on"

@@ -25,7 +25,7 @@ def client(directory: Path, mode: str) -> Iterator[None]:
     with subprocess.Popen(command, env=environment) as peer:
         try:
             yield
-            assert peer.wait(20) == 0
+            assert peer.wait(60) == 0
         finally:
             peer.kill()
 
@@ -34,7 +34,7 @@ def gap(directory: Path) -> None:
     """Have the client do what it does while the program is gone."""
     number = sum(1 for _ in directory.glob("gap?")) + 1
     (directory / f"gap{number}").touch()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while not (directory / f"gap{number}.done").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
 

@@ -30,7 +30,7 @@ def test_218_old_client_sees_a_reset(restored: Kept, tmp_path: Path, mode: str) 
     paths = [PROGRAMS / "tcp_client.py", tmp_path / "address", tmp_path / "end"]
     with subprocess.Popen([sys.executable, *map(str, paths)]) as client:
         restored("tcp_listener.py", "127.0.0.1", 3, mode, "pending")
-        client.wait(10)
+        client.wait(60)
     assert (tmp_path / "end").read_text() == "ConnectionResetError"
 
 
@@ -40,7 +40,7 @@ def test_connection_with_a_peer_outside(kept: Kept, tmp_path: Path) -> None:
     paths = [PROGRAMS / "tcp_client.py", tmp_path / "address", tmp_path / "end"]
     with subprocess.Popen([sys.executable, *map(str, paths)]) as client:
         outcome = kept("tcp_outside.py", mode)
-        client.wait(10)
+        client.wait(60)
     assert (tmp_path / "end").read_text() == (
         "ConnectionResetError" if mode == "reset" else "b'bye'"
     )
