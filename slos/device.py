@@ -11,6 +11,8 @@ import struct
 from collections.abc import Sequence
 from typing import Protocol
 
+from slos.store import PAGE_BYTES
+
 _IOV_MAX = 1024
 _WRITE_BEHIND_BYTES = 1 << 20
 # Documented in xfsctl(3); the VFS maps it to fallocate(FALLOC_FL_PUNCH_HOLE | KEEP_SIZE) for
@@ -66,6 +68,8 @@ class FileDevice:
         self.path = os.fspath(path)
         flags = os.O_RDONLY if read_only else os.O_RDWR
         self._fd = os.open(path, flags | os.O_CLOEXEC)
+        # The bytes (start, end) written last whose way to the disk has not begun.
+        self._waiting = (0, 0)
         try:
             # A shared lock for readers: they exclude the writer, not one another.
             kind = fcntl.LOCK_SH if read_only else fcntl.LOCK_EX
@@ -115,14 +119,28 @@ class FileDevice:
                 written = os.pwritev(self._fd, group, offset)
                 if written == 0:
                     raise OSError(errno.EIO, "pwritev wrote nothing")
-                if written >= _WRITE_BEHIND_BYTES:
-                    # Starts writing back now what a later fdatasync would wait for. Nothing is
-                    # dropped from the page cache: the pages are dirty (mm/fadvise.c).
-                    os.posix_fadvise(self._fd, offset, written, os.POSIX_FADV_DONTNEED)
+                self._write_behind(offset, offset + written)
                 offset += written
                 group = _drop(group, written)
 
+    def _write_behind(self, start: int, end: int) -> None:
+        """Start writing back now what a later fdatasync would wait for.
+
+        Nothing is dropped from the page cache: the pages are dirty (mm/fadvise.c).
+        """
+        first, last = self._waiting
+        if start != last:
+            if last > first:
+                os.posix_fadvise(self._fd, first, last - first, os.POSIX_FADV_DONTNEED)
+            first = start
+        whole = end // PAGE_BYTES * PAGE_BYTES  # The next write goes on in the last page.
+        if whole - first >= _WRITE_BEHIND_BYTES:
+            os.posix_fadvise(self._fd, first, whole - first, os.POSIX_FADV_DONTNEED)
+            first = whole
+        self._waiting = (first, end)
+
     def sync(self) -> None:
+        self._waiting = (0, 0)
         os.fdatasync(self._fd)
         if os.fstat(self._fd).st_nlink == 0:
             raise OSError(errno.ESTALE, "the store's file was deleted")
