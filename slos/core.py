@@ -7,7 +7,6 @@ Two locks, taken in this order: `append_lock` (the log's head, so writers among 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event as Signal
 from threading import Lock, RLock
 from typing import Protocol
 
@@ -73,9 +72,8 @@ class Core:
         self.reader = PageReader(self.log, self.locate, self.pool)
         self.runs = RunReader(self.log)
         self.holders: set[Holder] = set()
-        # Set while no transaction is open.
-        self.idle = Signal()
-        self.idle.set()
+        # Taken while a transaction is open: who waits for it waits for an idle moment.
+        self.busy = Lock()
         self.counts = Counts()
         # Long transactions append from here, so that the next part is compressed meanwhile.
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="slos-writer")
@@ -97,6 +95,23 @@ class Core:
         for leaf in leaves:
             leaf.ident = run_id
         return run_id
+
+    def enter(self, holder: Holder) -> None:
+        """A transaction begins. The caller holds the state lock."""
+        if not self.holders:
+            self.busy.acquire()
+        self.holders.add(holder)
+
+    def leave(self, holder: Holder) -> None:
+        """A transaction ends. The caller holds the state lock."""
+        self.holders.discard(holder)
+        if not self.holders:
+            self.busy.release()
+
+    def wait_idle(self, timeout: float) -> None:
+        """Wait until no transaction is open, or `timeout` seconds."""
+        if self.busy.acquire(timeout=timeout):
+            self.busy.release()
 
     def last_epoch(self, oid: int) -> int:
         """The newest epoch that a partition ever gave out."""
@@ -227,13 +242,14 @@ class Core:
         """Whether the index of hashes is whole."""
         return self._hashes_loaded
 
-    def share(self, hashes: Array, rows: NDArray[np.uint64], held: list[Array]) -> Array:
-        """Ids of pages that hold the same bytes as these rows, 0 where none does."""
-        self.load_hashes()
+    def share(self, hashes: Array, rows: NDArray[np.uint64], held: list[Array]) -> Array | None:
+        """Ids of pages that hold the same bytes as these rows, 0 where none does; None: none at all."""
+        if not self._hashes_loaded:
+            self.load_hashes()
         with self.lock:
             found = self.hashes.find(hashes)
-            if not found.any():
-                return found
+            if found is None:
+                return None
             if self.may_share is not None:
                 found[~self.may_share(found)] = 0
             hits = np.flatnonzero(found)

@@ -78,7 +78,13 @@ class HashIndex:
         return numbers & (len(self._filter) - 1), patterns
 
     def _mark(self, hashes: Array) -> None:
-        np.bitwise_or.at(self._filter, *self._places(hashes))
+        slots, patterns = self._places(hashes)
+        marked = self._filter[slots] | patterns
+        self._filter[slots] = marked
+        # Of several that share a byte the last one won.
+        lost = np.flatnonzero(self._filter[slots] != marked)
+        if len(lost):
+            np.bitwise_or.at(self._filter, slots[lost], patterns[lost])
 
     def _marked(self, hashes: Array) -> NDArray[np.int64]:
         """Which of the hashes may be known."""
@@ -115,12 +121,12 @@ class HashIndex:
         older, newer = self.levels[-2:]
         return older.key is None and len(older.ids) < _RATIO * len(newer.ids)
 
-    def find(self, hashes: Array) -> Array:
-        """A page id proposed for each hash, 0 where there is none."""
-        found = np.zeros(len(hashes), np.uint64)
+    def find(self, hashes: Array) -> Array | None:
+        """A page id proposed for each hash, 0 where there is none; None where there are none at all."""
         maybe = self._marked(hashes)
         if not len(maybe):
-            return found
+            return None
+        found = np.zeros(len(hashes), np.uint64)
         # In order, neighbouring searches touch the same memory: twice as fast in a long level.
         order = maybe[np.argsort(hashes[maybe])]
         wanted = hashes[order]
@@ -130,7 +136,7 @@ class HashIndex:
             if len(hit):
                 found[order[hit]] = level.ids[index[hit]]
         self._find_recent(order, wanted, found)
-        return found
+        return found if found.any() else None
 
     def _find_recent(self, order: NDArray[np.int64], wanted: Array, found: Array) -> None:
         """Look for pages among the newest ones."""

@@ -36,19 +36,28 @@ class Entries(NamedTuple):
 EMPTY = Entries(_NONE, _NONE, _NONE)
 
 
-class View:
-    """Entries with the place of each object's part found."""
+class Part(NamedTuple):
+    """Pages of one object, in any order; id 0 is a hole."""
 
-    __slots__ = ("_index", "entries", "objects", "starts")
+    object_id: int
+    pages: Array
+    ids: Array
+
+
+class View:
+    """Entries with the place of each object's part found, and whether there are holes."""
+
+    __slots__ = ("_index", "entries", "holes", "objects", "starts")
 
     def __init__(self, entries: Entries):
         self.entries = entries
+        self.holes = not entries.ids.all()
         column = entries.objects
         firsts = np.zeros(min(len(column), 1), np.int64)
         if len(column) and column[0] != column[-1]:
             firsts = np.flatnonzero(np.diff(column, prepend=~column[:1]))
         self.objects = column[firsts]
-        self.starts = np.append(firsts, len(column))
+        self.starts = [*firsts.tolist(), len(column)]
         few = len(firsts) <= _INDEXED_OBJECTS
         self._index = (
             dict(zip(self.objects.tolist(), range(len(firsts)), strict=True)) if few else None
@@ -59,8 +68,15 @@ class View:
         index = self._place(object_id)
         if index is None:
             return _NONE, _NONE
-        span = slice(int(self.starts[index]), int(self.starts[index + 1]))
+        span = slice(self.starts[index], self.starts[index + 1])
         return self.entries.pages[span], self.entries.ids[span]
+
+    def data(self, object_id: int) -> tuple[Array, Array]:
+        """(pages, ids) of one object without its size, which is the last entry."""
+        pages, ids = self.part(object_id)
+        if len(pages) and int(pages[-1]) == SIZE_PAGE:
+            return pages[:-1], ids[:-1]
+        return pages, ids
 
     def _place(self, object_id: int) -> int | None:
         if self._index is not None:
@@ -79,7 +95,7 @@ class View:
 
     def solid(self, object_id: int) -> tuple[int, int] | None:
         """The pages (first, end) of one object, if the run speaks of all between its ends."""
-        pages, _ = self.slice(object_id, 0, SIZE_PAGE)
+        pages, _ = self.data(object_id)
         if len(pages) and _is_gapless(pages):
             return int(pages[0]), int(pages[-1]) + 1
         return None
@@ -116,12 +132,14 @@ def _is_gapless(pages: Array) -> bool:
     return int(pages[-1] - pages[0]) == len(pages) - 1
 
 
-def entries_of(object_id: int, pages: Array, ids: Array) -> Entries:
-    """Entries of one object, sorted; of equal pages the last one given wins."""
-    objects = np.full(len(ids), object_id, np.uint64)
-    if (pages[1:] > pages[:-1]).all():
-        return Entries(objects, pages, ids)
-    return sort_entries(objects, pages, ids)
+def entries_of(parts: Sequence[Part]) -> Entries:
+    """Entries of several parts, sorted; of equal keys the last one given wins."""
+    owners = np.array([part.object_id for part in parts], np.uint64)
+    return sort_entries(
+        owners.repeat([len(part.ids) for part in parts]),
+        np.concatenate([part.pages for part in parts]),
+        np.concatenate([part.ids for part in parts]),
+    )
 
 
 def sort_entries(objects: Array, pages: Array, ids: Array) -> Entries:

@@ -346,7 +346,7 @@ def decode_pages(header: Header, payload: memoryview) -> bytes | memoryview | No
 
 def encode_columns(columns: list[Array]) -> bytes:
     """Columns of 64-bit numbers: differences, transposed by byte, so that lz4 finds the runs."""
-    table = np.array(columns, U64)
+    table = np.concatenate(columns, dtype=U64).reshape(len(columns), -1)
     table[:, 1:] -= table[:, :-1].copy()
     return table.view(np.uint8).reshape(len(columns), -1, 8).transpose(0, 2, 1).tobytes()
 

@@ -72,58 +72,74 @@ def page_hashes(data: memoryview, count: int) -> Array:
     return np.frombuffer(b"".join(digests), U64)
 
 
-_ZERO_HASH = page_hashes(memoryview(bytes(PAGE_BYTES)), 1)[0]
+_ZERO_HASH = int(page_hashes(memoryview(bytes(PAGE_BYTES)), 1)[0])
 
 
 class Examined(NamedTuple):
-    """Pages as rows of words, which of them hold data, and the hashes of those."""
+    """Pages that hold data, as rows of words, their hashes, and which of all pages they are.
 
-    words: Array
-    filled: NDArray[np.int64]
+    `filled` is None where they are all.
+    """
+
+    rows: Array
     hashes: Array
+    distinct: set[int]
+    filled: NDArray[np.int64] | None
+    total: int
 
 
 def examine(data: memoryview) -> Examined:
     """Look at whole pages."""
-    words = np.frombuffer(data, np.uint64).reshape(-1, PAGE_BYTES // 8)
-    hashes = page_hashes(data, len(words))
+    rows = np.frombuffer(data, np.uint64).reshape(-1, PAGE_BYTES // 8)
+    hashes = page_hashes(data, len(rows))
+    distinct = set(hashes.tolist())
+    if _ZERO_HASH not in distinct:
+        return Examined(rows, hashes, distinct, None, len(rows))
     holes = hashes == _ZERO_HASH
-    if not holes.any():
-        return Examined(words, np.arange(len(words)), hashes)
-    holes[holes] = ~words[holes].any(axis=1)
+    holes[holes] = ~rows[holes].any(axis=1)
     filled = np.flatnonzero(~holes)
-    return Examined(words, filled, hashes[filled])
+    hashes = hashes[filled]
+    return Examined(rows[filled], hashes, set(hashes.tolist()), filled, len(rows))
 
 
 def prepare(
     core: Core, data: memoryview, examined: Examined, held: list[Array], *, threaded: bool = False
 ) -> Batch:
     """Turn whole pages into records. Ids of shared pages are added to `held`."""
-    words, filled, hashes = examined
-    core.counts.pages_written += len(words)
-    core.counts.pages_zero += len(words) - len(filled)
-    if not len(filled):
-        return Batch(np.zeros(len(words), np.uint64))
-    rows = words if len(filled) == len(words) else words[filled]
+    rows, hashes, distinct, filled, total = examined
+    core.counts.pages_written += total
+    core.counts.pages_zero += total - len(rows)
+    if not len(rows):
+        return Batch(np.zeros(total, np.uint64))
     found = core.share(hashes, rows, held)
-    twins = _twins(hashes, rows)
-    is_fresh = found == 0
+    twins = None if len(distinct) == len(hashes) else _twins(hashes, rows)
+    if found is None and twins is None and filled is None:
+        return _new_pages(core, data, hashes, threaded=threaded)
+    ids = np.zeros(len(rows), np.uint64) if found is None else found
+    is_fresh = ids == 0
     if twins is not None:
         is_fresh &= twins == np.arange(len(twins))
     fresh = np.flatnonzero(is_fresh)
-    core.counts.pages_shared += len(filled) - len(fresh)
-    if len(fresh) < len(words):
-        data, hashes = _gather(rows, fresh), hashes[fresh]
+    core.counts.pages_shared += len(rows) - len(fresh)
+    batch = _new_pages(core, _gather(rows, fresh), hashes[fresh], threaded=threaded)
+    ids[fresh] = batch.ids
+    if twins is not None:
+        ids = np.where(ids == 0, ids[twins], ids)
+    batch.ids = ids
+    if filled is not None:
+        batch.ids = np.zeros(total, np.uint64)
+        batch.ids[filled] = ids
+    return batch
+
+
+def _new_pages(core: Core, data: memoryview, hashes: Array, *, threaded: bool) -> Batch:
+    """Pages of which the store has none."""
+    count = len(hashes)
     with core.lock:
-        first = core.catalog.take_blocks(-(-len(fresh) // BLOCK_PAGES))
-    new_ids = np.arange(first * BLOCK_PAGES, first * BLOCK_PAGES + len(fresh), dtype=np.uint64)
-    if len(fresh) == len(words):
-        ids = new_ids
-    else:
-        found[fresh] = new_ids
-        ids = np.zeros(len(words), np.uint64)
-        ids[filled] = found if twins is None else np.where(found == 0, found[twins], found)
-    return Batch(ids, first, new_ids, hashes, _bodies(core, data, threaded=threaded))
+        block = core.catalog.take_blocks(-(-count // BLOCK_PAGES))
+    first = block * BLOCK_PAGES
+    ids = np.arange(first, first + count, dtype=np.uint64)
+    return Batch(ids, block, ids, hashes, _bodies(core, data, threaded=threaded))
 
 
 def _bodies(core: Core, data: memoryview, *, threaded: bool) -> _Bodies:
@@ -139,12 +155,8 @@ def _gather(rows: Array, fresh: NDArray[np.int64]) -> memoryview:
     return rows[fresh].reshape(-1).view(np.uint8).data
 
 
-def _twins(hashes: Array, rows: Array) -> NDArray[np.int64] | None:
-    """For each row the first row with the same bytes; None where all differ."""
-    order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    if not (ordered[1:] == ordered[:-1]).any():
-        return None
+def _twins(hashes: Array, rows: Array) -> NDArray[np.int64]:
+    """For each row the first row with the same bytes."""
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     twins = first[inverse]
     equal = (rows == rows[twins]).all(axis=1)

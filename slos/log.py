@@ -10,7 +10,7 @@ are not used again, so that what it may have left behind it never reads as a suc
 import time
 from collections import deque
 from collections.abc import Sequence
-from threading import Condition
+from threading import Condition, Lock
 
 from xxhash import xxh3_64_intdigest
 
@@ -49,7 +49,8 @@ class Log:
         self.records = 0
         self.failure: SlosError | None = None
         self._next_epoch = mounts << 32
-        self._condition = Condition()
+        self._lock = Lock()
+        self._condition = Condition(self._lock)
         self._syncing = False
 
     def segment_of(self, offset: int) -> int:
@@ -225,7 +226,7 @@ class Log:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            with self._condition:
+            with self._lock:
                 if self.durable_lsn >= lsn:
                     return True
                 if self.failure is not None:
@@ -241,7 +242,7 @@ class Log:
 
     def wait_change(self, lsn: int, timeout: float | None) -> bool:
         """Wait, without syncing, until records up to `lsn` last."""
-        with self._condition:
+        with self._lock:
             self._condition.wait_for(
                 lambda: self.durable_lsn >= lsn or self.failure is not None, timeout
             )
@@ -260,7 +261,7 @@ class Log:
             failure = device_error(error, "fdatasync of the store")
             failure.__cause__ = error
         finally:
-            with self._condition:
+            with self._lock:
                 self._syncing = False
                 self.failure = self.failure or failure
                 if failure is None:
@@ -270,7 +271,7 @@ class Log:
 
     def durable_since_ns(self, lsn: int) -> int | None:
         """When records up to `lsn` became durable, by CLOCK_MONOTONIC; None: not yet; 0: long ago."""
-        with self._condition:
+        with self._lock:
             if self.durable_lsn < lsn:
                 return None
             found = 0

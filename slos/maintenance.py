@@ -84,7 +84,7 @@ class Maintenance:
         """A cycle that leaves most of the time to commits, while there are any."""
         core = self._core
         while not self._stopping:
-            core.idle.wait(_LONGEST_COMMIT_SECONDS)
+            core.wait_idle(_LONGEST_COMMIT_SECONDS)
             commits, began = core.counts.commits, time.monotonic()
             if not self.collect_step():
                 break

@@ -26,12 +26,12 @@ from slos.errors import InvalidRequestError
 from slos.extents import (
     EMPTY,
     Entries,
+    Part,
     View,
     encode_run,
     entries_of,
     merge_count,
     merge_runs,
-    sort_entries,
 )
 from slos.format import BLOCK_PAGES, SIZE_PAGE, U64, Array, Draft, RecordType
 from slos.request import as_bytes, check_note, check_object, check_range, not_found
@@ -45,6 +45,7 @@ _PIPELINE = COMPRESS_THREADS + 2
 _PIECE_PAGES = _FLUSH_BYTES // PAGE_BYTES
 _EDGE_PAGES = 256
 _ZERO_PAGE = bytes(PAGE_BYTES)
+_SIZE_PAGES = np.array([SIZE_PAGE], U64)
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -118,10 +119,9 @@ class ObjectTransaction:
         self._oid = oid
         self._parent = parent
         self._open = True
-        # In order: what is known to lie in the log, then what waits, then parts of pages.
-        self._chunks: list[Entries] = []
-        # Of the chunks; those of the last ones come when they are asked for.
+        # In order: what lies in the log (as views, of the newest as parts), what waits, parts of pages.
         self._views: list[View] = []
+        self._parts: list[Part] = []
         self._pending: list[tuple[int, Array, memoryview]] = []
         self._pending_bytes = 0
         self._partial: dict[tuple[int, int], bytearray] = {}
@@ -130,8 +130,7 @@ class ObjectTransaction:
         self._first_block: int | None = None
         self._stored_bytes = 0
         with core.lock:
-            core.holders.add(self)
-            core.idle.clear()
+            core.enter(self)
             if parent is not None:
                 core.catalog.pin(parent)
 
@@ -233,7 +232,7 @@ class ObjectTransaction:
         finally:
             with core.lock:
                 core.catalog.unpin(source)
-        self._add_chunk(object_id, pages, ids)
+        self._add_ids(object_id, pages, ids)
         self._sizes[object_id] = size
 
     def commit(self, *, wait: bool = True, name: str = "", note: bytes = b"") -> GenerationInfo:
@@ -268,14 +267,12 @@ class ObjectTransaction:
         self._open = False
         if not committed:
             self._core.catalog.deleted_bytes += self._stored_bytes
-        self._chunks, self._views, self._pending, self._partial = [], [], [], {}
+        self._views, self._parts, self._pending, self._partial = [], [], [], {}
         core = self._core
         with core.lock:
-            core.holders.discard(self)
+            core.leave(self)
             if self._parent is not None:
                 core.catalog.unpin(self._parent)
-            if not core.holders:
-                core.idle.set()
 
     def _check_open(self) -> None:
         if not self._open:
@@ -309,7 +306,7 @@ class ObjectTransaction:
             else:
                 batch = self._ingest(data, ingest.examine(data))
                 self._append(batch)
-                self._add_entries(object_id, numbers, batch.ids)
+                self._parts.append(Part(object_id, numbers, batch.ids))
             return
         self._pending.append((object_id, numbers, memoryview(bytes(data))))
         self._pending_bytes += len(data)
@@ -321,14 +318,11 @@ class ObjectTransaction:
             for number in numbers.tolist():
                 self._partial.pop((object_id, number), None)
 
-    def _add_chunk(self, object_id: int, numbers: Array, ids: Array) -> None:
+    def _add_ids(self, object_id: int, numbers: Array, ids: Array) -> None:
         """Pages that lie in the log, or holes; behind all that came before."""
         if len(ids):
             self._flush()
-            self._add_entries(object_id, numbers, ids)
-
-    def _add_entries(self, object_id: int, numbers: Array, ids: Array) -> None:
-        self._chunks.append(entries_of(object_id, numbers, ids))
+            self._parts.append(Part(object_id, numbers, ids))
 
     def _stream(self, object_id: int, numbers: Array, pieces: "_Pieces") -> None:
         """A long piece: one part is hashed while the last is compressed and an older written."""
@@ -338,7 +332,7 @@ class ObjectTransaction:
                 part = numbers[start:end]
                 piece = pieces.piece(start, end)
                 examined = ingest.examine(piece)
-                hashes = set(examined.hashes.tolist())
+                hashes = examined.distinct
                 # Pages that are not written yet cannot be shared.
                 while len(waiting) >= _PIPELINE or any(
                     not hashes.isdisjoint(own) for _, own in waiting
@@ -346,7 +340,7 @@ class ObjectTransaction:
                     waiting.popleft()[0].result()
                 batch = self._ingest(piece, examined, threaded=True)
                 waiting.append((self._core.writer.submit(self._append, batch), hashes))
-                self._add_entries(object_id, part, batch.ids)
+                self._parts.append(Part(object_id, part, batch.ids))
         finally:
             # The data is the caller's: nothing refers to it when this returns.
             wait_all([future for future, _ in waiting])
@@ -368,7 +362,7 @@ class ObjectTransaction:
             self._stored_bytes += sum(draft.record_bytes for draft in batch.drafts)
 
     def _prepare(self) -> ingest.Batch:
-        """What waits, as a batch; its entries join the chunks."""
+        """What waits, as a batch; its pages join the parts."""
         pending, self._pending, self._pending_bytes = self._pending, [], 0
         if not pending:
             return ingest.EMPTY
@@ -376,14 +370,11 @@ class ObjectTransaction:
         if len(pending) > 1:
             data = memoryview(b"".join([part[2] for part in pending]))
         batch = self._ingest(data, ingest.examine(data))
-        objects = [np.full(len(part[1]), part[0], np.uint64) for part in pending]
-        self._chunks.append(
-            sort_entries(
-                np.concatenate(objects),
-                np.concatenate([part[1] for part in pending]),
-                batch.ids,
-            )
-        )
+        first = 0
+        for object_id, numbers, _ in pending:
+            ids = batch.ids[first : first + len(numbers)]
+            self._parts.append(Part(object_id, numbers, ids))
+            first += len(numbers)
         return batch
 
     def _flush(self) -> None:
@@ -471,31 +462,31 @@ class ObjectTransaction:
         if not parts:
             return
         pages = np.unique(np.concatenate(parts))
-        self._add_chunk(object_id, pages, np.zeros(len(pages), np.uint64))
+        self._add_ids(object_id, pages, np.zeros(len(pages), np.uint64))
 
     def _all_views(self) -> list[View]:
-        """The chunks, merged until each is at least twice as long as the next.
+        """The parts as views, merged until each is at least twice as long as the next.
 
-        Holes come by the ten thousand, and each of them asks all chunks: so there are few.
+        Holes come by the ten thousand, and each of them asks all views: so there are few.
         """
-        new = self._chunks[len(self._views) :]
-        for chunk in new:
-            newest = chunk
+        parts, self._parts = self._parts, []
+        if parts:
+            newest = entries_of(parts)
             while self._views and len(self._views[-1].entries.ids) < 2 * len(newest.ids):
                 newest = merge_runs([self._views.pop().entries, newest], base=False)
             self._views.append(View(newest))
-        if new:
-            self._chunks = [view.entries for view in self._views]
         return self._views
 
     # The commit itself: one run with what changed, one record that makes it a generation.
 
     def _delta(self) -> Entries:
-        chunks = [*self._chunks, self._size_entries()]
-        chunks = [chunk for chunk in chunks if len(chunk.ids)]
-        if not chunks:
+        parts = [*self._parts, *self._size_parts()]
+        runs = [view.entries for view in self._views]
+        if parts:
+            runs.append(entries_of(parts))
+        if not runs:
             return EMPTY
-        delta = merge_runs(chunks, base=self._parent is None)
+        delta = merge_runs(runs, base=self._parent is None)
         # Only shared pages can be what the parent has at the same place.
         return self._changed(delta) if self._held and self._parent is not None else delta
 
@@ -504,28 +495,24 @@ class ObjectTransaction:
         assert self._parent is not None
         view = View(delta)
         changed = np.ones(len(delta.ids), np.bool_)
-        for object_id, start in zip(view.objects.tolist(), view.starts.tolist(), strict=False):
-            numbers, ids = view.slice(object_id, 0, SIZE_PAGE)
+        for object_id, start in zip(view.objects.tolist(), view.starts, strict=False):
+            numbers, ids = view.data(object_id)
             old = self._core.ids_of(self._parent, object_id, numbers)
             changed[start : start + len(numbers)] = old != ids
         return Entries(*(column[changed] for column in delta))
 
-    def _size_entries(self) -> Entries:
-        sizes = self._sizes
-        values = [0 if size is None else size + 1 for size in sizes.values()]
-        return sort_entries(
-            np.array(list(sizes), U64),
-            np.full(len(sizes), SIZE_PAGE, np.uint64),
-            np.array(values, U64),
-        )
+    def _size_parts(self) -> list[Part]:
+        return [
+            Part(object_id, _SIZE_PAGES, np.array([0 if size is None else size + 1], U64))
+            for object_id, size in self._sizes.items()
+        ]
 
     def _commit(self, batch: ingest.Batch, stamp: "Stamp") -> Generation:
         core = self._core
         delta = View(self._delta())
         logical = self._logical_bytes(delta)
         run_ids, merged = self._runs(delta)
-        entries = merged.entries
-        leaves = encode_run(entries)
+        leaves = encode_run(merged.entries)
         records = [*batch.drafts, *leaves]
         stored = self._stored_bytes + sum(draft.record_bytes for draft in records)
         made: list[Generation] = []
@@ -551,8 +538,8 @@ class ObjectTransaction:
                 if run_id:
                     places = offsets[blocks:-1]
                     sizes = [leaf.record_bytes for leaf in leaves]
-                    holes = not entries.ids.all()
-                    core.catalog.add_run(run_id, Run(len(entries.ids), holes, places, sizes))
+                    entries = len(merged.entries.ids)
+                    core.catalog.add_run(run_id, Run(entries, merged.holes, places, sizes))
                     core.runs.put(run_id, merged)
                 made.append(core.catalog.commit(record, lsn))
                 made[0].solid = self._still_solid(delta)
@@ -585,15 +572,16 @@ class ObjectTransaction:
         before = 0 if self._parent is None else self._parent.record.logical_bytes
         pages = 0
         for object_id in delta.objects.tolist():
-            numbers, ids = delta.slice(object_id, 0, SIZE_PAGE)
+            numbers, ids = delta.data(object_id)
             if len(numbers):
-                pages += int(np.count_nonzero(ids)) - self._present(object_id, numbers)
+                held = int(np.count_nonzero(ids)) if delta.holes else len(ids)
+                pages += held - self._present(object_id, numbers)
         return before + pages * PAGE_BYTES
 
     def _still_solid(self, delta: View) -> dict[int, tuple[int, int]]:
         """What is known of the parent and true of its child: objects without new holes."""
         solid = {} if self._parent is None else self._parent.solid
-        if not solid or delta.entries.ids.all():
+        if not solid or not delta.holes:
             return solid
         holes = set(delta.entries.objects[delta.entries.ids == 0].tolist())
         return {object_id: pages for object_id, pages in solid.items() if object_id not in holes}
