@@ -1,19 +1,11 @@
-"""Network namespaces of sockets (network_namespaces(7)): which one a socket is of, and a stay in it.
-
-A stay changes the calling thread alone, and ends with the `with` block. Knows no resource.
-"""
+"""Network namespaces of sockets (network_namespaces(7)): which one a socket is of. Knows no resource."""
 
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Final
 
-from sls import syscalls
-
-NEW_NET: Final = 0x40000000
 _SO_NETNS_COOKIE: Final = 71  # Linux 5.14
 _SIOCGSKNS: Final = 0x894C
 
@@ -47,17 +39,3 @@ def cookie_of(fd: int) -> bytes:
 def namespace_of(fd: int) -> int:
     """A descriptor of the namespace that a socket is of."""
     return fcntl.ioctl(fd, _SIOCGSKNS)
-
-
-@contextmanager
-def stay(namespace: int) -> Iterator[None]:
-    """Calls within are made in that namespace; sockets made there stay of it."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        syscalls.syscall("setns", namespace, NEW_NET)
-        try:
-            yield
-        finally:
-            syscalls.syscall("setns", home, NEW_NET)
-    finally:
-        os.close(home)

@@ -187,7 +187,7 @@ class _Restore:
         threads = (thread for process in self._living for thread in process.threads)
         records += [one for thread in threads for one in thread.states]
         kinds: list[Any] = [*PROCESS_STATES, *THREAD_STATES]
-        for kind in kinds:  # namespaces first: others open what is there
+        for kind in sorted(kinds, key=_stage):  # namespaces first: others open what is there
             for record in records:
                 if type(record) is kind.record:
                     kind.prepare(self._ctx, record)
@@ -394,6 +394,11 @@ class _Restore:
                 ):  # those that run already have ended it, or run another program
                     if tid not in ours:
                         _wait_end(tid)
+
+
+def _stage(kind: Any) -> Stage:
+    stage: Stage = kind.stage
+    return stage
 
 
 def _wait_end(tid: int) -> None:

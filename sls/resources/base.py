@@ -12,7 +12,7 @@ import signal
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -24,6 +24,7 @@ from sls.mount_tree import OURS, MountTree
 from sls.observations import Observations
 from sls.proc import FdInfo, VmaLine
 from sls.remote import Arena, Call, In, Remote, call
+from sls.stay import NEW_IPC, NEW_NET, stay, stay_with
 
 _OF_ADDRESS_SPACE = frozenset(["maps", "auxv"])
 PIDFD_THREAD = os.O_EXCL  # of pidfd_open(2), Linux 6.9
@@ -218,6 +219,12 @@ class Memo:
         return found
 
 
+@lru_cache(maxsize=1)
+def _own_ipc(pid: int) -> bytes:
+    """The link of this process's IPC namespace, which it never leaves but for a stay."""
+    return proc.link(pid, "ns/ipc")
+
+
 class CapturedProcess:
     """A frozen process while it is read. Text of /proc is read once and kept for the capture (`looks`).
 
@@ -273,6 +280,17 @@ class CapturedProcess:
     def settled_link(self, name: str) -> bytes:
         """Target of the symbolic link /proc/<pid>/<name>, where it hardly ever changes."""
         return self.looks.at_leisure(("link", name), partial(proc.link, self.tid, name))
+
+    @property
+    def ipc(self) -> bytes:
+        """The link of its IPC namespace; empty for ours."""
+        return self.ipc_of(self.tid)
+
+    def ipc_of(self, tid: int) -> bytes:
+        """The same of one of its threads."""
+        key = ("ipc namespace", tid)
+        link = self.looks.at_leisure(key, partial(proc.link, tid, "ns/ipc"))
+        return b"" if link == _own_ipc(os.getpid()) else link
 
     def read_maps(self) -> None:
         """Take `maps` from /proc again, after a mapping of ours has gone."""
@@ -396,6 +414,7 @@ class CaptureContext:
         # (pid, fd) → file id, complete before any FileType.capture runs
         self.descriptors: dict[tuple[int, int], int] = {}
         self.network = b""  # the link of the namespace that we stay in, or empty
+        self.ipc = b""  # the same
         self._seen: set[object] = set()
         self._shared: dict[object, Any] = {}
         self._contents: dict[object, Content] = {}
@@ -408,9 +427,10 @@ class CaptureContext:
 
     def is_first_sight(self, identity: object) -> bool:
         """True once for each identity: whose record carries what all holders share (a pipe's bytes)."""
-        if identity in self._seen:
+        key = (self.ipc, identity)
+        if key in self._seen:
             return False
-        self._seen.add(identity)
+        self._seen.add(key)
         return True
 
     def keep(
@@ -429,9 +449,9 @@ class CaptureContext:
     def once(self, identity: object, make: "Callable[[], T]") -> "T":
         """What several records are derived from (a table of the kernel's); made by the first that asks.
 
-        A table of one network is not that of another.
+        A table of one namespace is not that of another.
         """
-        key = (self.network, identity)
+        key = (self.network, self.ipc, identity)
         if key not in self._shared:
             self._shared[key] = make()
         found: T = self._shared[key]
@@ -448,7 +468,7 @@ class CaptureContext:
             link = proc.link(os.getpid(), f"fd/{namespace}")
             if link not in self.once("networks of members", self._networks):
                 raise file.unsupported("a socket of a network namespace that no member is in")
-            with network.stay(namespace):
+            with stay(NEW_NET, namespace):
                 self.network = link
                 try:
                     yield link
@@ -456,6 +476,20 @@ class CaptureContext:
                     self.network = b""
         finally:
             os.close(namespace)
+
+    @contextmanager
+    def ipc_of(self, process: CapturedProcess) -> Iterator[bytes]:
+        """Within, System V objects are of the IPC namespace that a process is in; its link, empty for ours."""
+        link = process.ipc
+        if not link:
+            yield b""
+            return
+        with stay_with(NEW_IPC, process.tid):
+            self.ipc = link
+            try:
+                yield link
+            finally:
+                self.ipc = b""
 
     def _networks(self) -> set[bytes]:
         return {
@@ -585,6 +619,8 @@ class RestoreContext:
         # link of a mount namespace → descriptors of its mounts, until the last of them is in its place
         self.unfinished: dict[bytes, list[int]] = {}
         self._network = b""  # the link of the one that we stay in, or empty
+        self.ipc_namespaces: dict[bytes, int] = {}  # link of an IPC namespace → the new one
+        self._ipc = b""  # the link of the one that we stay in, or empty
         self._made: list[Callable[[], object]] = []
         self._at_last: list[Callable[[], object]] = []
 
@@ -615,9 +651,9 @@ class RestoreContext:
     def once(self, identity: object, make: "Callable[[], T]") -> "T":
         """The object that several records share (a pipe, a memfd); made by the first that asks.
 
-        What is made of one network is not of another.
+        What is made of one namespace is not of another.
         """
-        key = (self._network, identity)
+        key = (self._network, self._ipc, identity)
         if key not in self._shared:
             self._shared[key] = make()
         found: T = self._shared[key]
@@ -629,12 +665,25 @@ class RestoreContext:
         if not link:
             yield
             return
-        with network.stay(self.networks[link]):
+        with stay(NEW_NET, self.networks[link]):
             self._network = link
             try:
                 yield
             finally:
                 self._network = b""
+
+    @contextmanager
+    def in_ipc(self, link: bytes) -> Iterator[None]:
+        """Within, System V objects and message queues are of that IPC namespace; of ours where the link is empty."""
+        if not link:
+            yield
+            return
+        with stay(NEW_IPC, self.ipc_namespaces[link]):
+            self._ipc = link
+            try:
+                yield
+            finally:
+                self._ipc = b""
 
     def opened(self, fd: int) -> int:
         """Register a descriptor of this process that is closed when the restore ends; returns it."""
@@ -647,8 +696,12 @@ class RestoreContext:
         return self.opened(high)
 
     def on_failure(self, remove: "Callable[[], object]") -> None:
-        """Something was made that outlives its makers (a segment, a queue): `remove` it when the restore fails."""
-        self._made.append(remove)
+        """Something was made that outlives its makers (a segment, a queue): `remove` it when the restore fails.
+
+        What is in a namespace that was made as well goes with that.
+        """
+        if not self._ipc:
+            self._made.append(remove)
 
     def remove_made(self) -> None:
         """The restore has failed: the last made goes first. What is gone already is no matter."""

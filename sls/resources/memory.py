@@ -108,6 +108,7 @@ class MemoryRecord(ProcessRecord, frozen=True, tag="memory"):
     ] = ()  # of mapped files: zeros where the generation has no bytes
     executable_inode: Nameless | None = None  # when it is deleted
     future_locks: int = 0  # flags of mlockall(2) for mappings to come
+    ipc: bytes = b""  # the link of the IPC namespace of its segments; empty for the restorer's
 
 
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
@@ -189,6 +190,7 @@ class Memory(ProcessState[MemoryRecord]):
             executable_inode=executable_inode,
             object_id=process.object_id,
             future_locks=_future_locks(process),
+            ipc=process.ipc,
         )  # fmt: skip
 
     def look_ahead(self, tid: int, memo: Memo, *, anew: bool) -> None:
@@ -214,9 +216,9 @@ class Memory(ProcessState[MemoryRecord]):
     ) -> Remote[None]:
         yield from remote_all(list(_clear(process, record)))
         yield from _map_rings(ctx, process, record)
-        calls = list(
-            attach(ctx, [_part(vma) for vma in record.vmas if vma.kind is VmaKind.SEGMENT])
-        )
+        parts = [_part(vma) for vma in record.vmas if vma.kind is VmaKind.SEGMENT]
+        with ctx.in_ipc(record.ipc):
+            calls = list(attach(ctx, parts))
         mapped = [vma for vma in record.vmas if vma.kind is not VmaKind.KERNEL]
         calls += [one for vma in mapped if not _is_apart(vma) for one in _map(ctx, vma)]
         calls += [

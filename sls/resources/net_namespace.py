@@ -18,10 +18,10 @@ from typing import Final, NamedTuple
 from sls import syscalls
 from sls.child import told_by_child
 from sls.freeze import FrozenThread
-from sls.network import NEW_NET
 from sls.remote import Remote
 from sls.resources.base import CapturedProcess, RestoreContext
 from sls.resources.own_namespace import ThreadNamespace, ThreadNamespaceRecord
+from sls.stay import NEW_NET
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _REQUEST = struct.Struct("=16sh22x")  # struct ifreq

@@ -3,7 +3,8 @@
 The kernel shows no message without taking it out. So, while every member stands still, a process of its own takes all
 of them and puts them back; it goes on when the tracer is killed. That needs a queue that nobody else has open and
 nobody waits to be notified of; else one with messages is refused, as is a member's notification, whose value
-(mq_notify(3)) cannot be read back. Queues that no member has open are files of the machine.
+(mq_notify(3)) cannot be read back. Queues that no member has open are files of the machine; those of an IPC namespace
+of its own come back with that (`ipc_namespace`).
 
 Not kept: a member's notification, and messages of a queue that others use too: refused.
 Kernel: Linux 2.6.6.
@@ -14,14 +15,14 @@ import os
 import signal
 import stat
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 import msgspec
 
-from sls import proc, syscalls
+from sls import mounts, proc, syscalls
 from sls.child import run_apart
 from sls.errors import RestoreConflictError
 from sls.resources.base import (
@@ -32,6 +33,7 @@ from sls.resources.base import (
     Record,
     RestoreContext,
 )
+from sls.stay import NEW_IPC, seen_from
 
 _STATUS_BYTES: Final = 80  # FILENT_SIZE of ipc/mqueue.c
 _ATTRIBUTES = struct.Struct("=8q")  # struct mq_attr
@@ -48,7 +50,10 @@ class PosixMessage(Record, frozen=True):
 
 
 class PosixQueue(Record, frozen=True):
-    """One queue. `number` tells equal ones; `messages` in the order in which they would be received."""
+    """One queue. `number` tells equal ones; `messages` in the order in which they would be received.
+
+    `ipc`: the link of the IPC namespace that it is of; empty for the restorer's.
+    """
 
     number: int
     name: bytes
@@ -59,6 +64,7 @@ class PosixQueue(Record, frozen=True):
     most_messages: int
     message_bytes: int
     messages: tuple[PosixMessage, ...]
+    ipc: bytes = b""
 
 
 class PosixQueueRecord(FileRecord, frozen=True, tag="posix-queue"):
@@ -83,57 +89,110 @@ class PosixQueueFile(FileType[PosixQueueRecord]):
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> PosixQueueRecord:
         identity = ("posix queue", file.stat.st_dev, file.stat.st_ino)
-        queue = ctx.once(identity, lambda: _described(ctx, file))
+        queue = ctx.once(identity, lambda: _opened(ctx, file))
         return PosixQueueRecord(file_id=file.file_id, flags=file.flags, queue=queue)
 
     def restore(self, ctx: RestoreContext, record: PosixQueueRecord) -> int:
-        made = _made(ctx, record.queue)
+        made = make(ctx, record.queue)
         flags = record.flags & (os.O_ACCMODE | os.O_NONBLOCK)
         if record.flags & _LARGE_FILE:
             return os.open(f"/proc/self/fd/{made.fd}", flags | os.O_CLOEXEC)
         # mq_open(3) closes on exec in any case; O_CLOEXEC itself would stay in the file's flags
-        with ctx.as_owner():
+        with ctx.in_ipc(record.queue.ipc), ctx.as_owner():
             return syscalls.syscall_on("mq_open", made.name + b"\0", flags, 0, 0)
 
     def settle(self, ctx: RestoreContext, record: PosixQueueRecord, fd: int) -> Iterator[None]:
         """A removed one loses its name once all have opened it."""
         if record.queue.is_removed:
-            name = _made(ctx, record.queue).name
-            ctx.once(("posix queue removed", name), lambda: _remove(name))
+            name = make(ctx, record.queue).name
+            with ctx.in_ipc(record.queue.ipc):
+                ctx.once(("posix queue removed", name), lambda: _remove(name))
         yield from ()
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
 
 
-def _described(ctx: CaptureContext, file: OpenFile) -> PosixQueue:
-    name = os.path.basename(file.target)
+def directory_here() -> int:
+    """A descriptor of the directory of the queues of the IPC namespace that we are in (Linux 5.2)."""
+    mount = mounts.fresh(b"mqueue", b"none", ())
+    try:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
+    finally:
+        os.close(mount)
+
+
+def _device_here() -> int:
+    directory = directory_here()
+    try:
+        return os.fstat(directory).st_dev
+    finally:
+        os.close(directory)
+
+
+@lru_cache(maxsize=1)
+def _own_device(_pid: int) -> int:
+    """Of this process's namespace, which it never leaves but for a stay."""
+    return _device_here()
+
+
+def _ipc(ctx: CaptureContext, file: OpenFile) -> bytes:
+    """The link of the IPC namespace that a queue is of; empty for ours."""
+    device = file.stat.st_dev
+    if device == _own_device(os.getpid()):
+        return b""
+    known: dict[int, bytes] = ctx.once("devices of queues", lambda: dict(_devices(ctx)))
+    if device not in known:
+        raise file.unsupported("a message queue of an ipc namespace that no member is in")
+    return known[device]
+
+
+def _devices(ctx: CaptureContext) -> Iterator[tuple[int, bytes]]:
+    seen = {b""}
+    for process in ctx.processes.values():
+        for tid in process.frozen.threads:
+            link = process.ipc_of(tid)
+            if link not in seen:
+                seen.add(link)
+                yield seen_from(NEW_IPC, tid, _device_here), link
+
+
+def _opened(ctx: CaptureContext, file: OpenFile) -> PosixQueue:
     fd = os.open(f"/proc/{file.pid}/fd/{file.fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _, most, size, waiting, *_ = _attributes(fd)
-        notified = _notified(fd)
-        if notified in ctx.processes:
-            raise file.unsupported(
-                f"message queue /{name.decode(errors='replace')}: a notification (mq_notify(3)) cannot be read back"
-            )
-        if waiting and (notified or _is_open_outside(file.target, file.stat, ctx.processes)):
-            raise file.unsupported(
-                f"message queue /{name.decode(errors='replace')} has {waiting} messages, and others outside use it; "
-                "let them be received, or attach all who use it"
-            )
-        messages = _taken_and_put_back(fd, size) if waiting else ()
+        queue = described(ctx, fd, file.target, file.unsupported)
     finally:
         os.close(fd)
+    return msgspec.structs.replace(queue, number=file.file_id, ipc=_ipc(ctx, file))
+
+
+def described(
+    ctx: CaptureContext, fd: int, target: bytes, refusal: Callable[[str], Exception]
+) -> PosixQueue:
+    """The queue behind a descriptor of ours; who has it open sees `target`. Its number is that of its inode."""
+    status = os.fstat(fd)
+    name = os.path.basename(target)
+    _, most, size, waiting, *_ = _attributes(fd)
+    notified = _notified(fd)
+    if notified in ctx.processes:
+        raise refusal(
+            f"message queue /{name.decode(errors='replace')}: a notification (mq_notify(3)) cannot be read back"
+        )
+    if waiting and (notified or _is_open_outside(target, status, ctx.processes)):
+        raise refusal(
+            f"message queue /{name.decode(errors='replace')} has {waiting} messages, and others outside use it; "
+            "let them be received, or attach all who use it"
+        )
     return PosixQueue(
-        number=file.file_id,
+        number=status.st_ino,
         name=name.removesuffix(_REMOVED),
-        is_removed=not file.stat.st_nlink,
-        mode=stat.S_IMODE(file.stat.st_mode),
-        uid=file.stat.st_uid,
-        gid=file.stat.st_gid,
+        is_removed=not status.st_nlink,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
         most_messages=most,
         message_bytes=size,
-        messages=messages,
+        messages=_taken_and_put_back(fd, size) if waiting else (),
     )
 
 
@@ -194,8 +253,10 @@ class _Made(NamedTuple):
     name: bytes
 
 
-def _made(ctx: RestoreContext, queue: PosixQueue) -> _Made:
-    return ctx.once(("posix queue", queue.number), lambda: _make(ctx, queue))
+def make(ctx: RestoreContext, queue: PosixQueue) -> _Made:
+    """See to it that a queue is there; the same each time."""
+    with ctx.in_ipc(queue.ipc):
+        return ctx.once(("posix queue", queue.name, queue.number), lambda: _make(ctx, queue))
 
 
 def _make(ctx: RestoreContext, queue: PosixQueue) -> _Made:

@@ -4,7 +4,8 @@ Not a resource of its own: shared memory, semaphores and message queues each are
 a queue, so the kernel cannot tell to whom one belongs. It is the partition's when a member was the last to use it, or
 waits for it. When nobody has used it yet, and a member's user and group made it since that member began, it may be: it
 is never touched if it is there, and made again if it is gone, which is told: a program whose object is missing fails,
-one too many harms nobody. One whose last user has ended is left to the machine.
+one too many harms nobody. One whose last user has ended is left to the machine. In an IPC namespace of its members'
+own everything is the partition's.
 """
 
 import enum
@@ -12,6 +13,7 @@ import errno
 import math
 import os
 from collections.abc import Callable, Collection
+from functools import partial
 from itertools import product
 from typing import Final, TypeVar
 
@@ -19,6 +21,7 @@ from sls import proc, syscalls
 from sls.errors import RestoreConflictError
 from sls.resources.base import CaptureContext, CapturedProcess, Record, RestoreContext
 from sls.resources.stand_in import Identity, run_as
+from sls.stay import NEW_IPC, seen_from
 
 IPC_CREAT: Final = 0o1000
 IPC_EXCL: Final = 0o2000
@@ -67,8 +70,11 @@ def described_if_ours(
 ) -> SysvObject | None:
     """What names an object that is the partition's or may be; None when it is another's.
 
+    In an IPC namespace of its own everything is the partition's.
     `users`: pids of those who used it last, 0 for nobody; `waiting`: numbers of calls in which a task waits for it.
     """
+    if ctx.ipc:
+        return describe(found)
     whose = _ownership(ctx, found, users)
     if found.identifier in _waited_for(ctx, waiting):
         whose = _Ownership.MEMBER
@@ -99,11 +105,20 @@ def lines_of(
     ctx: CaptureContext, process: CapturedProcess, kind: str, look: Callable[[], list[T]]
 ) -> list[T]:
     """The kernel's table of all objects of a kind. With any in it there is more to ask while the tasks stand still."""
-    lines = ctx.once(("sysv", kind), lambda: process.looks.meanwhile(("sysv", kind), look))
+    inside = partial(seen_from, NEW_IPC, process.tid, look) if process.ipc else look
+    lines = ctx.once(("sysv", kind), lambda: process.looks.meanwhile(("sysv", kind), inside))
     process.memo.put(f"no sysv {kind}", b"", not lines)
     if lines:
         process.looks.must_be_at_rest(f"sysv {kind}")
     return lines
+
+
+def tell_of_users(ctx: CaptureContext, process: CapturedProcess, kind: str) -> None:
+    """Who made or used an object last is noted with a stand-in, which is in no pid namespace below ours."""
+    for one in ctx.processes.values():
+        if one.ipc == process.ipc and proc.numbers_below(one.status).process:
+            ctx.lose(one.pid, _KINDS[kind][0], "its users' numbers show as 0 in the pid namespace")
+            return
 
 
 def had_none(process: CapturedProcess, kind: str) -> bool:

@@ -10,7 +10,7 @@ Kernel: Linux 3.9 (MSG_COPY; CONFIG_CHECKPOINT_RESTORE).
 import errno
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -41,6 +41,7 @@ from sls.resources.sysv import (
     is_used_by_living,
     lines_of,
     other_in_place,
+    tell_of_users,
 )
 from sls.syscalls import SYSCALL_NUMBERS
 
@@ -71,9 +72,13 @@ class MessageQueue(Record, frozen=True):
 
 
 class SysvQueuesRecord(ProcessRecord, frozen=True, tag="sysv-messages"):
-    """Queues of the partition; each stands in the record of the first process."""
+    """Queues of the partition; each stands in the record of the first process.
+
+    `ipc`: the link of the IPC namespace that they are of; empty for the restorer's.
+    """
 
     queues: tuple[MessageQueue, ...] = ()
+    ipc: bytes = b""
 
 
 class SysvQueues(ProcessState[SysvQueuesRecord]):
@@ -87,28 +92,37 @@ class SysvQueues(ProcessState[SysvQueuesRecord]):
 
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[SysvQueuesRecord]:
         yield from ()
-        lines = lines_of(ctx, process, "msg", proc.sysv_queues)
-        if not ctx.is_first_sight("sysv messages"):
-            return SysvQueuesRecord()
-        queues = []
-        for line in lines:
-            users = {line.last_sender, line.last_receiver} - {0}
-            common = described_if_ours(ctx, line, users, _WAITING)
-            if common is not None and common.is_certain:
-                queues.append(_described(process, line, common))
-            elif common is not None:
-                with suppress(OSError, UnsupportedResourceError):  # a stranger's that changes
-                    queues.append(_described(process, line, common))
-        return SysvQueuesRecord(queues=tuple(queues))
+        with ctx.ipc_of(process) as ipc:
+            lines = lines_of(ctx, process, "msg", proc.sysv_queues)
+            is_first = ctx.is_first_sight("sysv messages")
+            queues = tuple(_queues(ctx, process, lines)) if is_first else ()
+        if any(one.last_sender or one.last_receiver for one in queues):
+            tell_of_users(ctx, process, "msg")
+        return SysvQueuesRecord(queues=queues, ipc=ipc)
 
     def prepare(self, ctx: RestoreContext, record: SysvQueuesRecord) -> None:
-        for queue in record.queues:
-            _make(ctx, queue)
+        with ctx.in_ipc(record.ipc):
+            for queue in record.queues:
+                _make(ctx, queue)
 
     def restore(
         self, ctx: RestoreContext, process: RestoredProcess, record: SysvQueuesRecord
     ) -> Remote[None]:
         yield from ()
+
+
+def _queues(
+    ctx: CaptureContext, process: CapturedProcess, lines: Sequence[proc.SysvQueue]
+) -> Iterator[MessageQueue]:
+    """Those that are the partition's or may be."""
+    for line in lines:
+        users = {line.last_sender, line.last_receiver} - {0}
+        common = described_if_ours(ctx, line, users, _WAITING)
+        if common is not None and common.is_certain:
+            yield _described(process, line, common)
+        elif common is not None:
+            with suppress(OSError, UnsupportedResourceError):  # a stranger's that changes
+                yield _described(process, line, common)
 
 
 def _described(process: CapturedProcess, line: proc.SysvQueue, common: SysvObject) -> MessageQueue:

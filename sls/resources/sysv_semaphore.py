@@ -71,9 +71,13 @@ class SemaphoreSet(Record, frozen=True):
 
 
 class SysvSemaphoresRecord(ProcessRecord, frozen=True, tag="sysv-semaphores"):
-    """Sets of the partition; each stands in the record of the first process."""
+    """Sets of the partition; each stands in the record of the first process.
+
+    `ipc`: the link of the IPC namespace that they are of; empty for the restorer's.
+    """
 
     sets: tuple[SemaphoreSet, ...] = ()
+    ipc: bytes = b""
 
 
 class SysvSemaphores(ProcessState[SysvSemaphoresRecord]):
@@ -89,21 +93,24 @@ class SysvSemaphores(ProcessState[SysvSemaphoresRecord]):
         self, ctx: CaptureContext, process: CapturedProcess
     ) -> Remote[SysvSemaphoresRecord]:
         yield from ()
-        lines = _lines(ctx, process)
-        is_first = ctx.is_first_sight("sysv semaphores")
-        return SysvSemaphoresRecord(sets=_sets(ctx, lines)[0] if is_first else ())
+        with ctx.ipc_of(process) as ipc:
+            lines = _lines(ctx, process)
+            is_first = ctx.is_first_sight("sysv semaphores")
+            sets = _sets(ctx, lines)[0] if is_first else ()
+        return SysvSemaphoresRecord(sets=sets, ipc=ipc)
 
     def prepare(self, ctx: RestoreContext, record: SysvSemaphoresRecord) -> None:
-        for found in record.sets:
-            _make(ctx, found)
-        if record.sets:
-            ctx.once("sysv semaphores", lambda: record.sets)
+        with ctx.in_ipc(record.ipc):
+            for found in record.sets:
+                _make(ctx, found)
+            if record.sets:
+                ctx.once("sysv semaphores", lambda: record.sets)
 
     def restore(
         self, ctx: RestoreContext, process: RestoredProcess, record: SysvSemaphoresRecord
     ) -> Remote[None]:
         """The values stand; an operation without effect makes this process the last user again."""
-        sets: tuple[SemaphoreSet, ...] = ctx.once("sysv semaphores", tuple)
+        sets = _made_sets(ctx, record.ipc)
         calls = [
             _operate(found.object.identifier, part)
             for found in sets
@@ -122,10 +129,14 @@ class SemaphoreAdjustment(Record, frozen=True):
 
 
 class SemaphoreUndoRecord(ProcessRecord, frozen=True, tag="semaphore-undo"):
-    """Adjustments of one process. `sets`: those that `SysvSemaphores` would take for another program's."""
+    """Adjustments of one process. `sets`: those that `SysvSemaphores` would take for another program's.
+
+    `ipc`: as in `SysvSemaphoresRecord`; an IPC namespace of its own has no other programs.
+    """
 
     adjustments: tuple[SemaphoreAdjustment, ...] = ()
     sets: tuple[SemaphoreSet, ...] = ()
+    ipc: bytes = b""
 
 
 class SemaphoreUndo(ProcessState[SemaphoreUndoRecord]):
@@ -138,16 +149,19 @@ class SemaphoreUndo(ProcessState[SemaphoreUndoRecord]):
         return had_none(process, "sem")
 
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[SemaphoreUndoRecord]:
-        lines = _lines(ctx, process)
-        if not lines or not _may_undo(process):
-            return SemaphoreUndoRecord()
-        ours, others = _sets(ctx, lines)
+        with ctx.ipc_of(process) as ipc:
+            lines = _lines(ctx, process)
+            _refuse_apart(process)
+            if not lines or not _may_undo(process.tid):
+                return SemaphoreUndoRecord()
+            ours, others = _sets(ctx, lines)
         strangers = {one.object.identifier for one in others}
         adjustments = yield from _adjustments(process, [*ours, *others], strangers)
         undone = {one.identifier for one in adjustments}
         return SemaphoreUndoRecord(
             adjustments=tuple(adjustments),
             sets=tuple(one for one in others if one.object.identifier in undone),
+            ipc=ipc,
         )
 
     def prepare(self, ctx: RestoreContext, record: SemaphoreUndoRecord) -> None:
@@ -157,17 +171,18 @@ class SemaphoreUndo(ProcessState[SemaphoreUndoRecord]):
     def restore(
         self, ctx: RestoreContext, process: RestoredProcess, record: SemaphoreUndoRecord
     ) -> Remote[None]:
-        sets: tuple[SemaphoreSet, ...] = ctx.once("sysv semaphores", tuple)
+        if not record.adjustments:
+            return
+        sets = _made_sets(ctx, record.ipc)
         values = {found.object.identifier: found.values for found in (*record.sets, *sets)}
         calls = [
             _operate(one.identifier, part)
             for one in record.adjustments
             for part in _parts(_adjusting(one, values[one.identifier][one.number]))
         ]
-        if calls:
-            replies = yield calls
-            if any(reply.failed for reply in replies):
-                ctx.note("semaphores", "others use them: what is undone is not set", process.pid)
+        replies = yield calls
+        if any(reply.failed for reply in replies):
+            ctx.note("semaphores", "others use them: what is undone is not set", process.pid)
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
@@ -223,9 +238,21 @@ def _described(line: proc.SysvSemaphores) -> SemaphoreSet:
     )
 
 
-def _may_undo(process: CapturedProcess) -> bool:
+def _may_undo(tid: int) -> bool:
     """Whether it has a list of adjustments: all that have none are equal to this process, which has none."""
-    return bool(syscalls.kcmp(process.tid, os.getpid(), syscalls.KCMP_SYSVSEM))
+    return bool(syscalls.kcmp(tid, os.getpid(), syscalls.KCMP_SYSVSEM))
+
+
+def _refuse_apart(process: CapturedProcess) -> None:
+    """Who enters another IPC namespace has a list of adjustments of its own from then on."""
+    for tid in process.frozen.threads:
+        if process.ipc_of(tid) != process.ipc and process.looks.of(
+            ("may undo", tid), partial(_may_undo, tid)
+        ):
+            raise process.unsupported(
+                "semaphores",
+                f"thread {tid} has operations to undo (SEM_UNDO) in an ipc namespace that its process is not in",
+            )
 
 
 def _adjustments(
@@ -318,6 +345,13 @@ def _packed(operations: Iterable[Operation]) -> bytes:
 
 
 # --- restore --------------------------------------------------------------------------------------------------------
+
+
+def _made_sets(ctx: RestoreContext, ipc: bytes) -> tuple[SemaphoreSet, ...]:
+    """What `SysvSemaphores` has made in that namespace."""
+    with ctx.in_ipc(ipc):
+        sets: tuple[SemaphoreSet, ...] = ctx.once("sysv semaphores", tuple)
+    return sets
 
 
 def _make(ctx: RestoreContext, wanted: SemaphoreSet) -> None:

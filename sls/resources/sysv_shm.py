@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Final, NamedTuple, Self
 
@@ -39,8 +40,12 @@ from sls.resources.sysv import (
     IPC_SET,
     SysvObject,
     create,
+    had_none,
+    lines_of,
     other_in_place,
+    tell_of_users,
 )
+from sls.stay import NEW_IPC, stay_with
 from sls.syscalls import PAGE_BYTES
 
 _NAME: Final = b"/SYSV"
@@ -74,9 +79,14 @@ class Segment(Record, frozen=True):
 
 
 class SysvMemoryRecord(ProcessRecord, frozen=True, tag="sysv-shm"):
-    """Segments that a process has attached, or made without attaching them yet."""
+    """Segments that a process has attached, or made without attaching them yet.
+
+    `ipc`: the link of the IPC namespace that they are of; empty for the restorer's. Any other one's stand all in the
+    record of its first process.
+    """
 
     segments: tuple[Segment, ...] = ()
+    ipc: bytes = b""
 
 
 class SysvMemory(ProcessState[SysvMemoryRecord]):
@@ -86,25 +96,35 @@ class SysvMemory(ProcessState[SysvMemoryRecord]):
     record = SysvMemoryRecord
 
     def can_wait(self, process: CapturedProcess) -> bool:
-        return not any(map(is_segment, process.maps))
+        return not any(map(is_segment, process.maps)) and (
+            not process.ipc or had_none(process, "shm")
+        )
 
     def capture(self, ctx: CaptureContext, process: CapturedProcess) -> Remote[SysvMemoryRecord]:
         yield from ()
-        attached = {line.inode: line for line in process.maps if is_segment(line)}
-        return SysvMemoryRecord(segments=tuple(_segments(ctx, process, attached)))
+        with ctx.ipc_of(process) as ipc:
+            attached = {line.inode: line for line in process.maps if is_segment(line)}
+            _refuse_apart(ctx, process, attached)
+            found = _all_segments(ctx, process) if ipc else _segments(ctx, process, attached)
+            segments = tuple(found)
+        if segments:
+            tell_of_users(ctx, process, "shm")
+        return SysvMemoryRecord(segments=segments, ipc=ipc)
 
     def prepare(self, ctx: RestoreContext, record: SysvMemoryRecord) -> None:
-        for segment in record.segments:
-            ctx.once(("sysv shm", segment.identifier), partial(_make, ctx, segment))
+        with ctx.in_ipc(record.ipc):
+            for segment in record.segments:
+                ctx.once(("sysv shm", segment.identifier), partial(_make, ctx, segment))
 
     def restore(
         self, ctx: RestoreContext, process: RestoredProcess, record: SysvMemoryRecord
     ) -> Remote[None]:
         yield from ()
-        for segment in record.segments:
-            if segment.is_destroyed:
-                destroy = partial(syscalls.syscall, "shmctl", segment.identifier, IPC_RMID, 0)
-                ctx.once(("sysv shm destroyed", segment.identifier), destroy)
+        with ctx.in_ipc(record.ipc):
+            for segment in record.segments:
+                if segment.is_destroyed:
+                    destroy = partial(syscalls.syscall, "shmctl", segment.identifier, IPC_RMID, 0)
+                    ctx.once(("sysv shm destroyed", segment.identifier), destroy)
 
 
 def is_segment(line: VmaLine) -> bool:
@@ -126,48 +146,109 @@ class Part(NamedTuple):
 # --- capture --------------------------------------------------------------------------------------------------------
 
 
+def _table(ctx: CaptureContext) -> list[proc.SysvSegment]:
+    return ctx.once("sysv segment lines", proc.sysv_segments)
+
+
+def _refuse_apart(
+    ctx: CaptureContext, process: CapturedProcess, attached: dict[int, VmaLine]
+) -> None:
+    """What is attached must be of the namespace that the process is in: its mapping does not tell of which it is."""
+    if not attached:
+        return
+    known = {one.identifier for one in _table(ctx)}
+    is_apart = any(process.ipc_of(tid) != process.ipc for tid in process.frozen.threads)
+    for identifier, line in attached.items():
+        if is_apart or identifier not in known:
+            raise process.unsupported(
+                f"memory at {line.start:#x}",
+                f"shared memory {identifier} may be of another ipc namespace than that of the process, which is not "
+                "supported; detach it, or let all threads stay in one",
+            )
+
+
 def _segments(
     ctx: CaptureContext, process: CapturedProcess, attached: dict[int, VmaLine]
 ) -> Iterator[Segment]:
-    for one in ctx.once("sysv segment lines", proc.sysv_segments):
+    """Those of our own namespace that are the process's."""
+    for one in _table(ctx):
         line = attached.get(one.identifier)
         if line is not None:
-            link = f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
+            yield _described(one, _keep(ctx, one, _link(process, line)))
         elif one.creator == process.pid and not one.attached:
-            link = ""
-        else:
-            continue
-        yield Segment(
-            identifier=one.identifier,
-            key=one.key,
-            mode=one.mode & _PERMISSION_BITS,
-            uid=one.uid,
-            gid=one.gid,
-            is_destroyed=bool(one.mode & _SHM_DEST),
-            content=_keep(ctx, one.identifier, one.size_bytes, link),
-            creator=one.creator,
-            creator_uid=one.creator_uid,
-            creator_gid=one.creator_gid,
-        )
+            yield _described(one, _keep(ctx, one, ""))
 
 
-def _keep(ctx: CaptureContext, identifier: int, size: int, link: str) -> Content:
+def _all_segments(ctx: CaptureContext, process: CapturedProcess) -> Iterator[Segment]:
+    """Those of another namespace, for the first process in it."""
+    lines = lines_of(ctx, process, "shm", proc.sysv_segments)
+    if not ctx.is_first_sight("sysv shm") or not lines:
+        return
+    links = {
+        line.inode: _link(member, line)
+        for member in ctx.processes.values()
+        if member.ipc == process.ipc
+        for line in member.maps
+        if is_segment(line)
+    }
+    for one in lines:
+        link = links.get(one.identifier, "")
+        if not one.attached and ctx.once("orphans", _are_orphans_destroyed):
+            raise process.unsupported(
+                "shared memory",
+                f"segment {one.identifier}, which nobody has attached, cannot be made again where shm_rmid_forced is "
+                "set; attach it",
+            )
+        yield _described(one, _keep(ctx, one, link, process.tid))
+
+
+def _are_orphans_destroyed() -> bool:
+    with open("/proc/sys/kernel/shm_rmid_forced", "rb") as file:
+        return bool(int(file.read()))
+
+
+def _link(process: CapturedProcess, line: VmaLine) -> str:
+    return f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
+
+
+def _described(one: proc.SysvSegment, content: Content) -> Segment:
+    return Segment(
+        identifier=one.identifier,
+        key=one.key,
+        mode=one.mode & _PERMISSION_BITS,
+        uid=one.uid,
+        gid=one.gid,
+        is_destroyed=bool(one.mode & _SHM_DEST),
+        content=content,
+        creator=one.creator,
+        creator_uid=one.creator_uid,
+        creator_gid=one.creator_gid,
+    )
+
+
+def _keep(ctx: CaptureContext, one: proc.SysvSegment, link: str, tid: int = 0) -> Content:
+    """`link`: of an attachment, if there is one; `tid`: who is in the namespace, if that is not ours."""
+
     def source() -> InodeBytes:
-        return InodeBytes(link, size) if link else _UnattachedBytes(identifier, size)
+        if link:
+            return InodeBytes(link, one.size_bytes)
+        return _UnattachedBytes(one.identifier, one.size_bytes, tid)
 
-    return ctx.keep(("sysv shm", identifier), size, source)
+    return ctx.keep(("sysv shm", ctx.ipc, one.identifier), one.size_bytes, source)
 
 
 class _UnattachedBytes(InodeBytes):
     """Those of a segment that no member has attached."""
 
-    def __init__(self, identifier: int, size_bytes: int) -> None:
+    def __init__(self, identifier: int, size_bytes: int, tid: int) -> None:
         super().__init__("", size_bytes)
         self._identifier = identifier
+        self._tid = tid
 
     def __enter__(self) -> Self:
-        with _Attached(self._identifier) as self._link:
-            return super().__enter__()
+        with stay_with(NEW_IPC, self._tid) if self._tid else nullcontext():
+            with _Attached(self._identifier) as self._link:
+                return super().__enter__()
 
 
 class _Attached:

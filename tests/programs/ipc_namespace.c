@@ -1,5 +1,5 @@
 /* A process with an IPC namespace of its own, limits changed; a thread and a child in it, a thread in yet another.
- * With argv[2]: an object of that kind is in it. */
+ * With argv[2]: an object of that kind is where only a thread is. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <mqueue.h>
@@ -27,15 +27,6 @@ static void look(const char *what, int wanted)
     expect(what, msgctl(0, IPC_INFO, (struct msqid_ds *)&info) >= 0 && info.msgmnb == wanted);
 }
 
-static void *apart(void *argv)
-{
-    expect("unshare", !unshare(CLONE_NEWIPC));
-    expect("ready", write(ready[1], "", 1) == 1);
-    wait_along(argv);
-    look("another one", 16384);
-    return NULL;
-}
-
 static void make(const char *kind)
 {
     int made = !strcmp(kind, "shm") ? shmget(1, 1, IPC_CREAT) : !strcmp(kind, "sem") ? semget(1, 1, IPC_CREAT)
@@ -43,15 +34,25 @@ static void make(const char *kind)
     expect(kind, made >= 0);
 }
 
-static void island(char **argv, int argc)
+static void *apart(void *arguments)
+{
+    char **argv = arguments;
+    expect("unshare", !unshare(CLONE_NEWIPC));
+    if (argv[2])
+        make(argv[2]);
+    expect("ready", write(ready[1], "", 1) == 1);
+    wait_along(argv);
+    look("another one", 16384);
+    return NULL;
+}
+
+static void island(char **argv)
 {
     pthread_t thread;
     char byte;
     int status;
     expect("unshare", !unshare(CLONE_NEWIPC));
     limit("12345");
-    if (argc > 2)
-        make(argv[2]);
     pthread_create(&thread, NULL, apart, argv);
     expect("thread", read(ready[0], &byte, 1) == 1);
     pid_t child = fork();
@@ -78,7 +79,7 @@ int main(int argc, char **argv)
     expect("pipes", !pipe(ready) && !pipe(complete));
     pid_t child = fork();
     if (!child)
-        island(argv, argc);
+        island(argv);
     expect("set up", read(complete[0], &byte, 1) == 1);
     wait_for_go(argv);
     expect("child", waitpid(child, &status, 0) == child && status == 0);

@@ -31,6 +31,7 @@ int main(int argc, char **argv)
     struct mq_attr sizes = {.mq_maxmsg = COUNT + 1, .mq_msgsize = ROOM}, found;
     struct stat status;
     int is_removed = !strcmp(argv[2], "removed"), ended;
+    be_apart_if_asked(argc, argv);
     sprintf(name, "/sls-test-%d", getpid());
     sprintf(empty_name, "/sls-empty-%d", getpid());
     mqd_t queue = mq_open(name, O_RDWR | O_CREAT | O_EXCL | O_NONBLOCK, 0640, &sizes);

@@ -32,6 +32,7 @@ int main(int argc, char **argv)
     char large[4096];
     struct message message;
     struct msqid_ds state;
+    be_apart_if_asked(argc, argv);
     memset(large, 'L', sizeof large);
     key_t key = 0x53500000 | (getpid() & 0xffff);
     int queue = msgget(key, IPC_CREAT | IPC_EXCL | 0622), unused = msgget(IPC_PRIVATE, 0600);

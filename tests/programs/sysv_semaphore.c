@@ -44,6 +44,7 @@ int main(int argc, char **argv)
 {
     int status;
     struct semid_ds state;
+    be_apart_if_asked(argc, argv);
     if (!strcmp(argv[2], "unused"))
         return unused(argv);
     key_t key = 0x52500000 | (getpid() & 0xffff);

@@ -11,9 +11,14 @@
 
 int main(int argc, char **argv)
 {
+    be_apart_if_asked(argc, argv);
     int status;
     struct shmid_ds ds, unused;
     key_t key = 0x51500000 | (getpid() & 0xffff);
+    if (argc > 2 && !strcmp(argv[2], "forced")) { /* what nobody has attached goes with its maker */
+        FILE *file = fopen("/proc/sys/kernel/shm_rmid_forced", "w");
+        expect("forced", file && fputs("1", file) > 0 && !fclose(file));
+    }
     int keyed = shmget(key, SIZE, IPC_CREAT | IPC_EXCL | 0640), destroyed = shmget(IPC_PRIVATE, 1 << 20, 0600);
     int waiting = shmget(IPC_PRIVATE, 4096, 0600);
     char *one = shmat(keyed, 0, 0), *two = shmat(keyed, 0, SHM_RDONLY), *gone = shmat(destroyed, 0, 0);

@@ -3,6 +3,7 @@
 After the restore the program also does what only an owner of its other namespaces may.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def seen(thread: threading.Thread) -> dict[str, object]:
         "groups": os.getgroups(),
         "number": (os.getpid(), thread.native_id),
         "file": os.stat("mine").st_uid,
+        "objects": objects() if "objects" in CASE else {},
     }
 
 
@@ -56,11 +58,30 @@ def use_rights() -> None:
         subprocess.run(["hostname", "another"], check=True)
 
 
+def make_objects() -> None:
+    libc = ctypes.CDLL(None)
+    expect("memory", libc.shmget(77, 4096, 0o1640) >= 0, True)
+    expect("semaphores", libc.semget(77, 3, 0o1604) >= 0, True)
+    expect("messages", libc.msgget(77, 0o1600) >= 0, True)
+
+
+def objects() -> dict[str, list[str]]:
+    """Keys, numbers, modes and owners."""
+    columns = {"shm": (0, 1, 2, 3, 7, 8, 9, 10), "sem": range(8), "msg": (0, 1, 2, 7, 8, 9, 10)}
+    found = {}
+    for name, wanted in columns.items():
+        line = Path(f"/proc/sysvipc/{name}").read_text(encoding="ascii").splitlines()[1]
+        found[name] = [line.split()[one] for one in wanted]
+    return found
+
+
 def inside() -> None:
     if "--mount" in CASE:
         subprocess.run(["mount", "-t", "tmpfs", "mine", PLACE], check=True)
         Path(f"{PLACE}/word").write_text("mine", encoding="ascii")
     Path("mine").touch()
+    if "objects" in CASE:
+        make_objects()
     stop = threading.Event()
     threads = [threading.Thread(target=stop.wait) for _ in range(3)]
     for one in threads:

@@ -24,6 +24,7 @@ PROGRAMS: Final[dict[str, Sequence[str]]] = {
     "shared": ("shared_memory.c", "anonymous"),
     "threads": ("condition.c", "5"),
     "ipc-namespace": ("ipc_namespace.c",),
+    "ipc-objects": ("ipc_objects.c", "usual"),
     "io-uring": ("io_uring.c", "8", "100", "indices", "2"),
     "kinds": ("kinds.c", "mixture", "1"),
     "epoll": ("epoll.c",),
