@@ -138,7 +138,8 @@ def test_x27_nginx_with_workers(job: Job) -> None:
         "user root;" + NGINX.format(directory=job.directory, port=port), encoding="ascii"
     )
     job.start("nginx", "-c", configuration, "-p", job.directory, "-e", "stderr")
-    job.wait_for(partial(is_listening, port), "nginx")
+    job.wait_for(lambda: len(job.members()) == 3, "nginx")
+    job.wait_for(partial(is_listening, port), "its workers")
     for cycle in range(CYCLES):
         kept = HTTPConnection("127.0.0.1", port)
         kept.request("GET", "/status")

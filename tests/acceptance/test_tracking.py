@@ -17,6 +17,7 @@ from sls import proc
 from tests.acceptance.job import Job
 from tests.mounts import load
 from tests.sls.driver import command_of
+from tests.sls.visible import is_anyone_running
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
 
@@ -119,9 +120,14 @@ class Writer:
         self._wait_reading()
 
     def _wait_reading(self) -> None:
-        self.job.wait_for(
-            lambda: proc.read(self.job.pid, "syscall").startswith(b"0 0x0 "), "its read"
-        )
+        self.job.wait_for(self._is_reading, "its read")
+
+    def _is_reading(self) -> bool:
+        """What it has made sleeps as well: a child that has just begun writes all over its memory."""
+        pid = self.job.pid
+        if not proc.read(pid, "syscall").startswith(b"0 0x0 "):
+            return False
+        return not is_anyone_running([pid, *proc.descendants(pid)])
 
     def close(self) -> None:
         os.close(self._pipe)

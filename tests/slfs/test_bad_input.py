@@ -271,10 +271,15 @@ def test_x01_the_daemon_killed_at_random_harms_nobody(
             durable = checkpoint_and_kill(mounted, partition, chance.random() * 0.05)
             seen = counter()
             wait_until(partial(goes_on, counter, seen))
-            assert proc.status(pid)["TracerPid"] == "0"
+            wait_until(partial(is_untraced, pid))
             subprocess.run(["umount", "--lazy", str(mounted.place)], check=True)
             if number % 10 == 0:
                 assert fsck(mounted.store).is_clean
+
+
+def is_untraced(pid: int) -> bool:
+    """A worker ends after its daemon."""
+    return proc.status(pid)["TracerPid"] == "0"
 
 
 def partition_exists(mounted: Mounted) -> bool:

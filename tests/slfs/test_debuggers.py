@@ -60,8 +60,11 @@ def outer(step):
     inner(step * 10)
 def beside():
     kept = ["beside"]
+    is_there.set()
     threading.Event().wait()
+is_there = threading.Event()
 threading.Thread(target=beside, daemon=True).start()
+is_there.wait()
 for step in (1, 2, 3):
     outer(step)
 """

@@ -148,7 +148,7 @@ def test_a_store_deleted_under_the_mount_is_told(real_mount: Mounted, spawn: Spa
     assert "deleted" in load(partition / "status")["last_error"]
     assert os.listdir(partition / "generations") == ["1", "latest"]
     assert refusal(partition / "checkpoint") == errno.EROFS
-    assert proc.status(process.pid)["TracerPid"] == "0"
+    wait_until(lambda: proc.status(process.pid)["TracerPid"] == "0")
 
 
 def flip(store: Path, wanted: bytes) -> None:

@@ -21,11 +21,11 @@ import msgspec
 
 from sls import image, proc, syscalls
 from sls.capture import Capture, Tracer
-from sls.errors import RestoreConflictError, SlsError, TaskDiedError, UnsupportedResourceError
+from sls.errors import RestoreConflictError, SlsError, UnsupportedResourceError
 from sls.resources import Loss, Parting
 from sls.restore import restore
 from tests.fakes.contents import MemoryContents
-from tests.sls.visible import has_very_many_mappings, visible_state
+from tests.sls.visible import has_very_many_mappings, is_anyone_running, visible_state
 
 PROGRAMS: Final = Path(__file__).parent.parent / "programs"
 ROUNDS: Final = 2
@@ -266,16 +266,9 @@ class _Run:
     def _seen_at_rest(self) -> list[dict[str, object]]:
         """All that can be seen once everyone sleeps: when `ready` is said, a child may have some way to go yet."""
         deadline = time.monotonic() + _AT_REST_S
-        while self._is_somebody_running() and time.monotonic() < deadline:
+        while is_anyone_running(self._tree()) and time.monotonic() < deadline:
             time.sleep(0.001)
         return [visible_state(pid) for pid in self._tree()]
-
-    def _is_somebody_running(self) -> bool:
-        try:
-            tasks = [tid for pid in self._tree() for tid in proc.entries(pid, "task")]
-            return any(proc.stat(tid).state in "RD" for tid in tasks)
-        except TaskDiedError:
-            return True
 
     def _expect_unchanged(self, before: list[dict[str, object]]) -> None:
         """All that can be seen is as before, once every thread is back in the call that it slept in."""

@@ -8,7 +8,7 @@ import os
 import re
 import struct
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sls import proc, syscalls
 from sls.errors import TaskDiedError
@@ -56,6 +56,15 @@ def visible_state(pid: int) -> dict[str, object]:
         state[f"task/{tid}/scheduler"] = syscalls.scheduler(tid)
         state[f"task/{tid}/io priority"] = syscalls.io_priority(tid)
     return state | dict(_descriptors(pid))
+
+
+def is_anyone_running(pids: Iterable[int]) -> bool:
+    """Whether any thread runs, waits for a disk or has just ended: what it shows may be another thing soon."""
+    try:
+        tasks = [tid for pid in pids for tid in proc.entries(pid, "task")]
+        return any(proc.stat(tid).state in "RD" for tid in tasks)
+    except TaskDiedError:
+        return True
 
 
 def has_very_many_mappings(pid: int) -> bool:
