@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -209,10 +210,6 @@ def test_x26_a_failed_checkpoint_leaves_the_earlier_ones(partition: Path, spawn:
     kill_restored(partition)
 
 
-def goes_on(counter: Callable[[], int], seen: int) -> bool:
-    return counter() > seen
-
-
 def is_running(pid: int) -> bool:
     return proc.stat(pid).state in "RS"
 
@@ -226,55 +223,71 @@ def kill_restored(partition: Path) -> None:
 # --- the daemon is killed ---------------------------------------------------------------------
 
 
-@pytest.fixture
-def counter(tmp_path: Path) -> Iterator[Callable[[], int]]:
-    """A program that counts into a file; yields a function: its newest number, pid as attribute."""
-    output = tmp_path / "count"
-    with output.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-c", COUNT],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.DEVNULL,
-        )
+class Counter:
+    """A program that counts into a file. `newest` is its last number; at the end none is missing."""
 
-    def newest() -> int:
-        lines = output.read_bytes().split(b"\n")
+    def __init__(self, directory: Path) -> None:
+        self._output = directory / "count"
+        with self._output.open("wb") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", COUNT],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.DEVNULL,
+            )
+        self.pid = self._process.pid
+
+    def newest(self) -> int:
+        lines = self._output.read_bytes().split(b"\n")
         return int(lines[-2]) if len(lines) > 1 else 0
 
-    newest.pid = process.pid  # type: ignore[attr-defined]
-    yield newest
-    process.kill()
-    process.wait()
-    numbers = [int(line) for line in output.read_bytes().split(b"\n")[:-1]]
-    assert numbers == list(range(1, len(numbers) + 1))
+    def __enter__(self) -> "Counter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        numbers = [int(line) for line in self._output.read_bytes().split(b"\n")[:-1]]
+        assert numbers == list(range(1, len(numbers) + 1))
 
 
 @pytest.mark.slow
 @pytest.mark.crash
+@pytest.mark.parametrize("seeds", [(2, 3), (4, 5)], ids=["one", "other"])
 def test_x01_the_daemon_killed_at_random_harms_nobody(
-    tmp_path: Path, counter: Callable[[], int]
+    tmp_path: Path, seeds: tuple[int, ...]
 ) -> None:
-    """100 times: SIGKILL during checkpoints; the application runs on, what was durable is there."""
-    pid: int = counter.pid  # type: ignore[attr-defined]
-    chance = random.Random(2)
-    with mounting(tmp_path, REAL) as make:
+    """100 times in all: SIGKILL during checkpoints; the application runs on, what was durable is there."""
+    with ThreadPoolExecutor() as pool:  # most of the time a daemon begins, on one processor
+        for end in [pool.submit(kill_again_and_again, tmp_path, seed, 25) for seed in seeds]:
+            end.result()
+
+
+def kill_again_and_again(directory: Path, seed: int, times: int) -> None:
+    """The daemon of a store of its own."""
+    chance = random.Random(seed)
+    place = directory / str(seed)
+    place.mkdir()
+    with Counter(place) as counter, mounting(place, REAL) as make:
         mounted = make()
         durable = 0
-        for number in range(100):
+        for number in range(times):
             mounted.mount()
             partition = mounted.partition(1, create=not durable and not partition_exists(mounted))
             epochs = sorted(map(int, filter(str.isdigit, os.listdir(partition / "generations"))))
             assert not durable or durable in epochs
-            (partition / "attach").write_text(str(pid))
+            (partition / "attach").write_text(str(counter.pid))
             (partition / "retain").write_text("3")
             durable = checkpoint_and_kill(mounted, partition, chance.random() * 0.05)
-            seen = counter()
-            wait_until(partial(goes_on, counter, seen))
-            wait_until(partial(is_untraced, pid))
+            wait_until(partial(goes_on, counter, counter.newest()))
+            wait_until(partial(is_untraced, counter.pid))
             subprocess.run(["umount", "--lazy", str(mounted.place)], check=True)
             if number % 10 == 0:
                 assert fsck(mounted.store).is_clean
+
+
+def goes_on(counter: Counter, seen: int) -> bool:
+    return counter.newest() > seen
 
 
 def is_untraced(pid: int) -> bool:
