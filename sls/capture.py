@@ -265,9 +265,16 @@ class _Take:
     def _stop(
         self, full: bool, but: set[int], at_rest: Callable[[], None] | None, *, is_asking: bool
     ) -> Reading:
-        lap = self._clock.lap
         self._tracer.begin(is_asking=is_asking)
-        with Hurry(), ExitStack() as cleanup:
+        # the end of the hurry may cost the processor; nobody stands still any more then, and the stop is over
+        with Hurry():
+            return self._hurried_stop(full, but, at_rest, is_asking=is_asking)
+
+    def _hurried_stop(
+        self, full: bool, but: set[int], at_rest: Callable[[], None] | None, *, is_asking: bool
+    ) -> Reading:
+        lap = self._clock.lap
+        with ExitStack() as cleanup:
             frozen = cleanup.enter_context(self._tracer.frozen(self._members))
             lap("freeze")
             session = Session(
