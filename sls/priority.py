@@ -1,16 +1,26 @@
-"""The processor first, for who holds others still.
+"""The processor first, for who holds others still; last, for who serves files.
 
 While members stand still, each other program that the tracer has to wait for makes their stop longer, by a time slice
 of some milliseconds. So it runs before all ordinary programs then (SCHED_RR, sched(7)), and only then. It never waits
 in a loop for what it holds, for that may need the same processor. Children are ordinary (SCHED_RESET_ON_FORK).
+
+A member that is asked to stop has to run once for it, and what it waits for is mostly the daemon, busy with requests
+to the mount. Who wakes goes at once before whoever asked for a longer slice than his (the EEVDF scheduler since Linux
+6.12, PREEMPT_SHORT in kernel/sched/features.h), so the daemon asks for a longer one. Earlier kernels ignore it.
 """
 
 import os
+import struct
 from types import TracebackType
 from typing import Final
 
+from sls import syscalls
+
 _FIRST: Final = os.SCHED_RR | os.SCHED_RESET_ON_FORK
 _ORDINARY: Final = os.sched_param(0)
+_LONG_SLICE_NS: Final = 6_000_000  # four times the usual one on 2 processors
+_USUAL_SLICE: Final = 0
+_ATTRIBUTES: Final = struct.Struct("=IIQiIQQQ")  # struct sched_attr of SCHED_ATTR_SIZE_VER0
 
 
 def put_first() -> None:
@@ -40,3 +50,22 @@ class Hurry:
         if self._is_first:
             os.sched_setscheduler(0, os.SCHED_OTHER, _ORDINARY)
             self._is_first = False
+
+
+def give_way() -> None:
+    """Have whoever wakes go before the calling thread, and the threads that it starts; see the module."""
+    _ask_for_slice(_LONG_SLICE_NS)
+
+
+def give_way_no_more() -> None:
+    """The usual slices again, for a child of who gave way."""
+    _ask_for_slice(_USUAL_SLICE)
+
+
+def _ask_for_slice(slice_ns: int) -> None:
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        return  # who started it has said when it shall run
+    attributes = _ATTRIBUTES.pack(
+        _ATTRIBUTES.size, os.SCHED_OTHER, 0, os.getpriority(os.PRIO_PROCESS, 0), 0, slice_ns, 0, 0
+    )
+    syscalls.set_scheduler(0, attributes)

@@ -1,10 +1,12 @@
-"""Who holds others still runs first, and only then."""
+"""Who holds others still runs first, and only then; who serves files lets others go first."""
 
 import os
+import platform
 
 import pytest
 
-from sls.priority import Hurry
+from sls import syscalls
+from sls.priority import Hurry, give_way, give_way_no_more
 from tests.sls.apart import apart
 
 
@@ -36,5 +38,35 @@ def test_it_goes_on_without_the_right_to() -> None:
         with Hurry():
             assert policy() == os.SCHED_OTHER
         assert policy() == os.SCHED_OTHER
+
+    apart(check)
+
+
+def slice_ns() -> int:
+    """sched_runtime of struct sched_attr: an ordinary thread's slice, since Linux 6.12."""
+    return int.from_bytes(syscalls.scheduler(0)[24:32], "little")
+
+
+def test_who_gives_way_has_a_longer_slice_and_keeps_his_nice_value() -> None:
+    if tuple(map(int, platform.release().split(".")[:2])) < (6, 12):
+        pytest.skip("ordinary threads have no slices of their own before Linux 6.12")
+
+    def check() -> None:
+        os.nice(3)
+        usual = slice_ns()
+        give_way()
+        assert slice_ns() > usual
+        give_way_no_more()
+        assert slice_ns() == usual
+        assert os.getpriority(os.PRIO_PROCESS, 0) == 3
+
+    apart(check)
+
+
+def test_who_was_started_with_another_policy_keeps_it() -> None:
+    def check() -> None:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        give_way()
+        assert policy() == os.SCHED_BATCH
 
     apart(check)
