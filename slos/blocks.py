@@ -87,6 +87,10 @@ class BlockTable:
         if not self._count:
             return np.zeros(len(blocks), np.int64), np.zeros(len(blocks), np.bool_)
         ids = self.rows["id"]
+        first, last = int(ids[0]), int(ids[-1])
+        if last - first == self._count - 1:  # No block is gone yet: the number tells the row.
+            known = (blocks >= first) & (blocks <= last)
+            return np.where(known, blocks - np.uint64(first), 0).astype(np.int64), known
         index = np.minimum(np.searchsorted(ids, blocks), self._count - 1)
         return index, ids[index] == blocks
 

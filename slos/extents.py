@@ -181,15 +181,35 @@ def merge_slices(slices: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
         return _NONE, _NONE
     pages, ids = parts[0]
     if len(parts) > 1:
-        pages = np.concatenate([part[0] for part in parts])
-        ids = np.concatenate([part[1] for part in parts])
-        order = np.argsort(pages, kind="stable")
-        pages, ids = pages[order], ids[order]
-        last = np.ones(len(pages), np.bool_)
-        last[:-1] = pages[1:] != pages[:-1]
-        pages, ids = pages[last], ids[last]
+        pages, ids = _overlaid(parts) if _spans(pages, parts[1:]) else _sorted_last(parts)
     held = ids != 0
     return (pages, ids) if held.all() else (pages[held], ids[held])
+
+
+def _spans(pages: Array, parts: Sequence[tuple[Array, Array]]) -> bool:
+    """Whether these pages are a row without gaps that holds those of the parts."""
+    return _is_gapless(pages) and all(
+        pages[0] <= part[0][0] and part[0][-1] <= pages[-1] for part in parts
+    )
+
+
+def _overlaid(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Newer parts laid over the first, which holds all their pages."""
+    pages, ids = parts[0][0], parts[0][1].copy()
+    for newer, own in parts[1:]:
+        ids[(newer - pages[0]).astype(np.intp)] = own
+    return pages, ids
+
+
+def _sorted_last(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """The pages of all parts, each with the last of its ids."""
+    pages = np.concatenate([part[0] for part in parts])
+    ids = np.concatenate([part[1] for part in parts])
+    order = np.argsort(pages, kind="stable")
+    pages, ids = pages[order], ids[order]
+    last = np.ones(len(pages), np.bool_)
+    last[:-1] = pages[1:] != pages[:-1]
+    return pages[last], ids[last]
 
 
 def without_sizes(entries: Entries) -> Array:

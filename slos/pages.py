@@ -35,7 +35,7 @@ from slos.format import (
 from slos.log import Log, checked
 from slos.store import PAGE_BYTES
 
-_SPAN_BYTES = 2 << 20
+_SPAN_BYTES = 4 << 20
 _GAP_BYTES = 64 << 10
 _WINDOW_BYTES = _SPAN_BYTES + 2 * MAX_RECORD_BYTES
 _BLOCK_CACHE = 128
@@ -248,7 +248,8 @@ class _Plan:
         self.reading = Lock()
         # The disk is asked for what comes next while this is copied.
         self.is_awaited = False
-        self.order = np.argsort(places.offsets, kind="stable")
+        # Records lie at multiples of more than their slots, so no two pages are equal here.
+        self.order = np.argsort(places.offsets + places.slots)
         self.ids = page_ids[self.order]
         self.slots = places.slots[self.order]
         self.rows = rows[self.order]
