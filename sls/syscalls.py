@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import filterfalse
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -668,6 +669,7 @@ def peek_short(fd: int, length: int, flags: int) -> int:
 
 
 _CLONE_FILES: Final = 0x400
+_CLONE_PARENT_SETTID: Final = 0x100000
 _PR_SET_SECUREBITS: Final = 28
 _SECBIT_NO_SETUID_FIXUP: Final = 4
 
@@ -677,11 +679,38 @@ def clone_child(number: int, flags: int = 0) -> int:
 
     No signal at its end: wait with `WALL`. OSError EEXIST when the number is in use.
     """
-    wanted = ctypes.c_int(number)
+    wanted, made = ctypes.c_int(number), ctypes.c_int(0)
     where, count = (ctypes.addressof(wanted), 1) if number else (0, 0)
-    arguments = struct.pack("=11Q", _CLONE_FILES | flags, 0, 0, 0, 0, 0, 0, 0, where, count, 0)
+    arguments = struct.pack(
+        "=11Q", _CLONE_FILES | _CLONE_PARENT_SETTID | flags, 0, 0, ctypes.addressof(made),
+        0, 0, 0, 0, where, count, 0,
+    )  # fmt: skip
     buffer = ctypes.create_string_buffer(arguments, len(arguments))
-    return syscall("clone3", ctypes.addressof(buffer), len(arguments))
+    if _is_child(SYSCALL_NUMBERS["clone3"], ctypes.addressof(buffer), len(arguments)):
+        return 0
+    if not made.value:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "clone3")
+    return made.value
+
+
+_syscall_alone = ctypes.PyDLL(None, use_errno=True).syscall
+_syscall_alone.argtypes = (ctypes.c_long,) * 3
+_syscall_alone.restype = ctypes.c_long
+_begin_anew = ctypes.pythonapi.PyOS_AfterFork_Child
+_begin_anew.argtypes = (ctypes.c_long,)
+_begin_anew.restype = None
+
+
+def _is_child(*arguments: int) -> bool:
+    """Make a system call that copies this process; whether this is the copy.
+
+    A call by ctypes.CDLL lets go of the interpreter meanwhile. Another thread may have it then, which the copy has not:
+    it would wait for it for ever. So it is kept, and in the copy made anew before any Python code runs, where the
+    interpreter looks whether somebody else wants it. `map` and `filterfalse` are not Python code.
+    """
+    calls = map(_syscall_alone, *((one,) for one in arguments))
+    return bool([*map(_begin_anew, filterfalse(None, calls))])
 
 
 def mount(source: bytes, target: bytes, kind: bytes, flags: int) -> None:

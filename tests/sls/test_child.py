@@ -2,12 +2,29 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
 from sls.child import run_apart, told_by_child
 
 pytestmark = pytest.mark.root
+BESIDE_OTHERS = """
+import os, threading
+from sls.child import told_by_child
+
+def compute():
+    while not is_over.is_set():
+        sum(range(1000))
+
+is_over = threading.Event()
+threads = [threading.Thread(target=compute) for _ in range(3)]
+for one in threads:
+    one.start()
+print(len({told_by_child(os.getpid, int) for _ in range(100)}))
+is_over.set()
+"""
 
 
 def test_failure_keeps_its_errno() -> None:
@@ -25,3 +42,11 @@ def test_what_it_finds_and_opens_is_ours() -> None:
     assert pid != os.getpid()
     assert os.readlink(f"/proc/self/fd/{fd}") == "/dev/null"
     os.close(fd)
+
+
+def test_threads_that_run_meanwhile_are_not_waited_for() -> None:
+    """Whichever of them has the interpreter when the child is made: that has none of them."""
+    said = subprocess.run(
+        [sys.executable, "-c", BESIDE_OTHERS], capture_output=True, text=True, timeout=300, check=False
+    )  # fmt: skip
+    assert (said.stdout, said.stderr) == ("100\n", "")
