@@ -299,6 +299,7 @@ class Stop(NamedTuple):
 
 
 STOP_TIMEOUT_S: Final = 2.0
+_LOOK_AGAIN_S: Final = 0.05
 
 
 def become_tracer() -> None:
@@ -310,9 +311,10 @@ def wait_stop(tid: int, timeout_s: float = STOP_TIMEOUT_S) -> Stop:
     """Wait for the next ptrace stop of `tid`.
 
     Raises TaskDiedError when it ends instead, TimeoutError when it does not stop: it sleeps uninterruptibly
-    (vfork(2), a dead network filesystem).
+    (vfork(2), a dead network filesystem). A time in which nobody ran at all, as of a virtual machine that was
+    paused, counts as one moment; so does a SIGCHLD that another thread of ours has taken.
     """
-    deadline = 0.0
+    left, last = timeout_s, 0.0
     while True:
         try:
             found, status = os.waitpid(tid, WALL | os.WNOHANG)
@@ -323,10 +325,11 @@ def wait_stop(tid: int, timeout_s: float = STOP_TIMEOUT_S) -> Stop:
                 raise TaskDiedError(tid, "tracing")
             return Stop(os.WSTOPSIG(status), status >> 16)
         now = time.monotonic()
-        deadline = deadline or now + timeout_s
-        if now > deadline:
+        left -= min(now - last, _LOOK_AGAIN_S) if last else 0.0
+        if left < 0:
             raise TimeoutError(f"tid {tid} does not stop: it sleeps uninterruptibly")
-        signal.sigtimedwait({signal.SIGCHLD}, deadline - now + 0.001)
+        last = now
+        signal.sigtimedwait({signal.SIGCHLD}, min(left, _LOOK_AGAIN_S) + 0.001)
 
 
 def step_over_call(tid: int) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -93,6 +94,36 @@ def test_x26_a_traced_process_is_refused(tmp_path: Path, binaries: Path) -> None
         program.wait_progress()
     for fd in (wait_ready, ready, end, go_on):
         os.close(fd)
+
+
+def test_a_pause_of_the_machine_is_no_timeout(
+    tmp_path: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock has gone on, and the task that is waited for has had no time to stop."""
+
+    def wait_across_a_pause() -> None:
+        now = [1.0]
+        looks: list[int] = []
+
+        def pause_then_stop(*_: object) -> None:
+            looks.append(len(looks))
+            now[0] += 100.0
+            if len(looks) == 2:
+                os.kill(program.pid, signal.SIGUSR1)
+                while proc.stat(program.pid).state != "t":
+                    time.sleep(0.001)
+
+        syscalls.seize(program.pid)
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "monotonic", lambda: now[0])
+            patched.setattr(signal, "sigtimedwait", pause_then_stop)
+            assert syscalls.wait_stop(program.pid, 0.3).signal == signal.SIGUSR1
+            with pytest.raises(TimeoutError):
+                syscalls.wait_stop(program.pid, 0.3)
+        assert len(looks) > 3
+
+    with start(tmp_path, binaries, "ticker.c") as program:
+        apart(wait_across_a_pause)
 
 
 def check_unfit(pid: int, words: str, code: int) -> None:
