@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 FAKE = "tests.fakes.slfs_daemon"
 REAL = "slfs"
 

@@ -99,7 +99,7 @@ def test_x27_java(job: Job, tmp_path: Path) -> None:
 def test_x27_xz_with_threads(job: Job) -> None:
     """What it writes is what it writes undisturbed, to the byte."""
     words = random.Random(27)
-    text = b"".join(b"%d %x\n" % (number, words.getrandbits(64)) for number in range(200_000))
+    text = b"".join(b"%d %x\n" % (number, words.getrandbits(64)) for number in range(300_000))
     (job.directory / "text").write_bytes(text)
     command = ["xz", "-T2", "--block-size=256KiB", "-6", "-k", "-c", str(job.directory / "text")]
     undisturbed = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout

@@ -37,8 +37,8 @@ def test_python_with_100_mib_and_dictionaries(job: Job) -> None:
     program = PROGRAMS / "checksum.py"
     command = [sys.executable, str(program), "0"]
     undisturbed = subprocess.run(command, capture_output=True, text=True, check=True)
-    job.start(sys.executable, program, "0.05")
-    for piece in (20, 40, 60):
+    job.start(sys.executable, program, "0.08")
+    for piece in (10, 30, 50):
         job.wait_for(partial(has_line, job, str(piece)), f"piece {piece}")
         job.checkpoint()
         job.wait_more_lines(3)

@@ -35,7 +35,7 @@ def real_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Moun
 def slsctl() -> Slsctl:
     """`slsctl(*arguments)`: the program's outcome."""
 
-    def run(*arguments: object, timeout: float = 30) -> "subprocess.CompletedProcess[str]":
+    def run(*arguments: object, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, str(LAUNCHER), *map(str, arguments)],
             capture_output=True,

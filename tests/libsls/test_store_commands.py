@@ -112,7 +112,7 @@ def test_fsck_shows_its_progress_on_a_terminal(store: Path) -> None:
             [sys.executable, str(LAUNCHER), "fsck", str(store)],
             stdout=subprocess.PIPE,
             stderr=terminal,
-            timeout=30,
+            timeout=120,
             check=True,
             env=os.environ | {"TERM": "xterm"},
         )
@@ -164,7 +164,7 @@ def test_dump_ends_quietly_with_its_reader(store: Path) -> None:
             [sys.executable, str(LAUNCHER), "dump", str(store)],
             stdout=writer,
             stderr=subprocess.PIPE,
-            timeout=30,
+            timeout=120,
             check=False,
         )
     finally:
@@ -196,7 +196,7 @@ def test_copy_that_is_interrupted_leaves_no_file(
 ) -> None:
     """Ctrl-C as soon as the new file is there."""
     with ObjectStore.open(store) as made:
-        for _ in range(60):
+        for _ in range(120):
             with made.begin(5) as transaction:
                 transaction.put(7, os.urandom(1 << 20))
                 transaction.commit(wait=False)
@@ -205,7 +205,7 @@ def test_copy_that_is_interrupted_leaves_no_file(
     with subprocess.Popen(words, stderr=subprocess.DEVNULL) as copying:
         wait_until(new.exists)
         copying.send_signal(signal.SIGINT)
-        assert copying.wait(30) == 130
+        assert copying.wait(120) == 130
     assert not new.exists()
 
 

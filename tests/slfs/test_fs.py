@@ -132,7 +132,7 @@ def test_008_mounting_over_a_mounted_slfs_is_refused(make_mount: MakeMount) -> N
 
 
 def test_009_unmounting_under_a_checkpoint_is_refused(make_mount: MakeMount, spawn: Spawn) -> None:
-    mounted = make_mount().mount(environment={"SLS_FAKE_DELAY": "1"})
+    mounted = make_mount().mount(environment={"SLS_FAKE_DELAY": "3"})
     partition = mounted.partition(1, create=True)
     (partition / "attach").write_text(str(spawn().pid))
     with subprocess.Popen(["touch", str(partition / "checkpoint")]) as touching:
@@ -144,7 +144,7 @@ def test_009_unmounting_under_a_checkpoint_is_refused(make_mount: MakeMount, spa
 
 
 def test_010_unmounting_waits_for_what_was_accepted(make_mount: MakeMount, spawn: Spawn) -> None:
-    mounted = make_mount().mount(environment={"SLS_FAKE_DELAY": "1"})
+    mounted = make_mount().mount(environment={"SLS_FAKE_DELAY": "3"})
     partition = mounted.partition(1, create=True)
     command = (
         f"echo $$ > {partition}/attach; echo name=self > {partition}/checkpoint; exec sleep 60"
@@ -411,7 +411,7 @@ def test_retain_thins(mounted: Mounted, spawn: Spawn) -> None:
 # --- waiting ----------------------------------------------------------------------------------
 
 
-def poll_once(poller: select.poll, seconds: float = 10.0) -> int:
+def poll_once(poller: select.poll, seconds: float = 60.0) -> int:
     events = poller.poll(seconds * 1000)
     return events[0][1] if events else 0
 
@@ -433,7 +433,7 @@ def test_a_waiter_wakes_at_a_new_generation(mounted: Mounted, spawn: Spawn, name
             assert poll_once(poller) == select.POLLIN
         with select.epoll() as epoll:
             epoll.register(file, select.EPOLLIN)
-            assert epoll.poll(10)
+            assert epoll.poll(60)
 
 
 def test_tail_follows_a_log(mounted: Mounted, spawn: Spawn) -> None:
@@ -449,7 +449,7 @@ def test_tail_follows_a_log(mounted: Mounted, spawn: Spawn) -> None:
 
 def test_a_member_may_checkpoint_itself(make_mount: MakeMount, spawn: Spawn) -> None:
     """Its write returns first; the capture follows, and others' commands wait for it."""
-    mounted = make_mount().mount(environment={"SLS_FAKE_DELAY": "0.5"})
+    mounted = make_mount().mount(environment={"SLS_FAKE_DELAY": "2"})
     partition = mounted.partition(1, create=True)
     done = mounted.store.with_suffix(".done")
     steps = (

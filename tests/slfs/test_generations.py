@@ -34,7 +34,7 @@ def run(*command: object) -> "subprocess.CompletedProcess[str]":
         [*map(str, command)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
         stdin=subprocess.DEVNULL,
     )
@@ -386,7 +386,7 @@ def test_another_user_gets_at_nothing(history: History) -> None:
     outcome = subprocess.run(
         [sys.executable, "-c", TRY_ALL],
         input=names, user=12345, group=12345, extra_groups=[], text=True, capture_output=True,
-        check=False, timeout=60,
+        check=False, timeout=180,
     )  # fmt: skip
     assert outcome.stderr == ""
     assert outcome.returncode == 0
@@ -418,7 +418,7 @@ def test_another_user_changes_nothing_at_the_top(history: History) -> None:
     outcome = subprocess.run(
         [sys.executable, "-c", CHANGE_ALL], input="".join(f"{one}\n" for one in paths),
         user=12345, group=12345, extra_groups=[], text=True, capture_output=True,
-        check=False, timeout=60,
+        check=False, timeout=180,
     )  # fmt: skip
     assert outcome.stderr == ""
     assert outcome.returncode == 0
@@ -443,7 +443,7 @@ def test_reading_goes_on_while_others_are_taken_and_deleted(history: History) ->
         for _ in range(8):
             epoch = take(history.partition)
             (history.partition / "generations" / str(epoch)).rmdir()
-        said, _ = reader.communicate(timeout=60)
+        said, _ = reader.communicate(timeout=180)
     expected = subprocess.run(["cksum"], input=wanted, capture_output=True, check=True).stdout
     assert set(said.splitlines()) == {expected.decode().strip()}
     newest = take(history.partition)

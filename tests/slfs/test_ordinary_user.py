@@ -63,7 +63,7 @@ def partition(directory: Path) -> Iterator[Path]:
 def as_user(*command: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [*map(str, command)], user=USER, group=USER, extra_groups=[],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=180,
     )  # fmt: skip
 
 

@@ -206,7 +206,7 @@ def unlink() -> Any:
     os.link("a", "b")
     os.mkdir("d")
     before = os.stat("b").st_ctime_ns
-    time.sleep(0.01)
+    time.sleep(0.012)
     found = [outcome(os.unlink, name) for name in ("a", "a", "d", "b/x", "x/y")]
     return [*found, shape("b"), os.stat("b").st_ctime_ns > before]
 
@@ -436,7 +436,7 @@ def times_of_directories() -> Any:
 
     def changes(call: Callable[..., Any], *args: Any) -> None:
         before = os.stat("d")
-        time.sleep(0.01)
+        time.sleep(0.012)
         call(*args)
         after = os.stat("d")
         found.append(
@@ -461,7 +461,7 @@ def times_of_files() -> Any:
 
     def changes(call: Callable[..., Any], *args: Any) -> None:
         before = os.stat("a")
-        time.sleep(0.01)
+        time.sleep(0.012)
         call(*args)
         after = os.stat("a")
         found.append(

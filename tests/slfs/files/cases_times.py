@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.slfs.files.cases import LIST, case, make, opened, outcome
 
-PAUSE_SECONDS = 0.006
+PAUSE_SECONDS = 0.012  # more than the kernel's clock of times takes, at 100 ticks a second
 NOW, OMIT = (1 << 30) - 1, (1 << 30) - 2
 Times = dict[str, tuple[int, int]]
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.root, pytest.mark.fuse]
 WRITER = """
 import sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
-db.execute("pragma journal_mode=wal")
+db.executescript("pragma journal_mode=wal")
 db.execute("create table one(a integer primary key, b text)")
 db.execute("create table other(a)")
 count = 0
