@@ -215,7 +215,7 @@ class Core:
     def size_of(self, generation: Generation, object_id: int) -> int | None:
         """An object's size, None where the generation has no such object."""
         for run_id in reversed(generation.run_ids):
-            size = self.view(run_id, generation).get(object_id, SIZE_PAGE)
+            size = self.view(run_id, generation).size(object_id)
             if size is not None:
                 return size - 1 if size else None
         return None

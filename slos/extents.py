@@ -85,6 +85,11 @@ class View:
         known = index < len(self.objects) and self.objects[index] == object_id
         return index if known else None
 
+    def size(self, object_id: int) -> int | None:
+        """What stands at an object's SIZE_PAGE, None where the run says nothing about it."""
+        pages, ids = self.part(object_id)
+        return int(ids[-1]) if len(pages) and int(pages[-1]) == SIZE_PAGE else None
+
     def slice(self, object_id: int, first: int, last: int) -> tuple[Array, Array]:
         """(pages, ids) of one object with first ≤ page < last."""
         pages, ids = self.part(object_id)

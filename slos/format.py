@@ -245,8 +245,8 @@ class Draft:
         if len(parts) == 1:
             self.checksum = xxh3_64_intdigest(parts[0])
         else:
-            checksum = xxh3_64()
-            for part in parts:
+            checksum = xxh3_64(parts[0] if parts else b"")
+            for part in parts[1:]:
                 checksum.update(part)
             self.checksum = checksum.intdigest()
 

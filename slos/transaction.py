@@ -592,7 +592,7 @@ class ObjectTransaction:
         if parent is None:
             return 0
         first, end = parent.solid.get(object_id, (0, 0))
-        if first <= numbers[0] and numbers[-1] < end:
+        if first <= int(numbers[0]) and int(numbers[-1]) < end:
             return len(numbers)
         with core.lock:
             runs = core.catalog.runs
