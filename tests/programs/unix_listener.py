@@ -1,8 +1,10 @@
 """A listener of type CASE[0] at a name of CASE[1]: `path`, `relative`, `abstract`, `unlinked`.
 
-A client in a child is accepted, one of its own waits to be accepted; both have talked as far as they may.
+A client in a child is accepted, one of its own waits to be accepted; both have talked as far as they may. CASE[2]
+`apart`: all that in a mount namespace of its own.
 """
 
+import ctypes
 import os
 import socket
 import stat
@@ -19,6 +21,10 @@ names: dict[str, str | bytes] = {
     "abstract": b"\0sls-test-%d" % os.getpid(),
 }
 name = names[where]
+
+
+if "apart" in CASE:
+    expect("unshare", ctypes.CDLL(None).unshare(0x20000), 0)
 
 
 def credentials(end: socket.socket) -> tuple[int, ...]:

@@ -1,25 +1,22 @@
 """Names of unix(7) sockets: pathnames with or without a node on disk, abstract ones; bind(2) for each.
 
 A name outlives its node: a socket keeps it after unlink(2), and an accepted socket has its listener's. Such a name is
-bound on an empty tmpfs of a child's own mount namespace, so that nothing appears or vanishes in the real tree.
+bound by a child whose root is an empty tmpfs that is mounted nowhere, so that nothing appears or vanishes in the real
+tree.
 """
 
 import errno
 import os
 import socket
 import stat
-from typing import Final
 
-from sls import proc, syscalls
+from sls import mounts, proc
 from sls.child import run_apart
 from sls.errors import RestoreConflictError
 from sls.mount_tree import MountTree
 from sls.resources.base import OpenFile, Record, RestoreContext
 from sls.resources.socket_options import strerror
 from sls.sock_diag import UnixState
-
-_CLONE_NEWNS: Final = 0x20000
-_MS_REC_PRIVATE: Final = 0x4000 | 0x40000
 
 
 class UnixNode(Record, frozen=True):
@@ -157,22 +154,19 @@ def _handle(ctx: RestoreContext, path: bytes) -> bytes:
 
 def bind_without_node(ctx: RestoreContext, view: socket.socket, name: UnixName) -> bytes:
     """Give the socket a pathname that no directory shows; returns an address that leads to it from here."""
-    if name.mounts:
-        raise OSError(errno.ENOTSUP, "its name is unlinked, in a mount namespace of its own")
     place = ctx.opened(os.open("/", os.O_PATH | os.O_CLOEXEC))
-    run_apart(lambda: _bind_hidden(view, name, place))
+    run_apart(lambda: _bind_hidden(view, name.raw, place))
     return b"/proc/self/fd/%d" % place
 
 
-def _bind_hidden(view: socket.socket, name: UnixName, place: int) -> None:
-    """In the child: a tmpfs over the directory of the name, in a mount namespace of its own."""
-    directory = os.path.dirname(os.path.join(name.directory, name.raw))
-    syscalls.syscall("unshare", _CLONE_NEWNS)
-    syscalls.mount(b"none", b"/", b"", _MS_REC_PRIVATE)
-    syscalls.mount(b"none", directory, b"tmpfs", 0)
-    if not name.raw.startswith(b"/"):
-        os.chdir(name.directory)
-    view.bind(name.raw)
-    found = os.open(name.raw, os.O_PATH)
+def _bind_hidden(view: socket.socket, raw: bytes, place: int) -> None:
+    """In the child. A relative name may lead up: above the root there is the root."""
+    mount = mounts.fresh(b"tmpfs", b"none", ())
+    os.fchdir(mount)
+    os.chroot(".")
+    os.makedirs(os.path.dirname(raw) or b".", exist_ok=True)
+    view.bind(raw)
+    found = os.open(raw, os.O_PATH)
     os.dup2(found, place, inheritable=False)
     os.close(found)
+    os.close(mount)

@@ -31,6 +31,11 @@ def test_listener(kept: Kept, kind: str, where: str) -> None:
     kept("unix_listener.py", kind, where)
 
 
+@pytest.mark.parametrize("where", ["path", "relative", "unlinked"])
+def test_listener_in_a_mount_namespace_of_its_own(kept: Kept, where: str) -> None:
+    kept("unix_listener.py", "STREAM", where, "apart")
+
+
 @pytest.mark.parametrize("where", ["path", "abstract"])
 def test_datagrams(kept: Kept, where: str) -> None:
     kept("unix_datagram.py", where)
