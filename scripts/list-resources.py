@@ -27,6 +27,19 @@ zsh, emacs; node 22 and 24, uvicorn on uvloop, gunicorn, an ipython kernel; Mari
 client; OpenMPI's mpirun, `make -j2` with gcc; ffmpeg (the film is the same, byte by byte), PyTorch training (the same
 loss in the end) and its loader with workers, numpy.
 """
+HIDDEN = """
+## What nothing shows
+
+- **Data in a TCP connection that is not accepted yet** is refused. accept(2) alone reads it, and takes the connection
+  out of the listener's queue; nothing puts one back: a new one begins at other sequence numbers, which an end that goes
+  on does not take. Nor has the sender a copy, for data is confirmed when it arrives, accepted or not (its queue is
+  empty in repair mode; a peek at the listener says ENOTCONN: `test_data_before_accept_is_nowhere_to_be_seen`). What
+  has only been connected, or ended without data, waits in the queue again. unix(7) is the same.
+- **The error of a failed connect(2)** is taken by whoever reads it. It comes back as ECONNREFUSED where the connection
+  was never made and the peer has answered; without an answer too, which is told.
+- **Keys of TCP_MD5SIG** are told by sock_diag of sockets that listen or are connected; of others nothing tells. A peer
+  outside cannot be asked how far it is, for the question is not signed: such a connection comes back reset.
+"""
 STRESS_HEAD = """
 ## stress-ng
 
@@ -115,7 +128,7 @@ def text() -> str:
         parts += rows(kinds)
     parts.append("\n## What proves it\n\n| of | what | test |\n|---|---|---|\n")
     parts += proofs()
-    parts += [PROGRAMS, STRESS_HEAD, *stressors()]
+    parts += [HIDDEN, PROGRAMS, STRESS_HEAD, *stressors()]
     return "".join(parts)
 
 

@@ -140,6 +140,40 @@ def tcp_sockets(family: int, local_port: int) -> list[InetState]:
     return [_parse_inet(payload) for payload in _ask(_SOCK_DIAG_BY_FAMILY, flags, request)]
 
 
+class TcpKey(NamedTuple):
+    """struct tcp_diag_md5sig: what segments from and to an address are signed with."""
+
+    host: str
+    prefix_bits: int
+    key: bytes
+
+
+_KEY = struct.Struct("=BBH16s80s")
+_TCP_KEYS: Final = 18  # INET_DIAG_MD5SIG
+_WITH_INFO: Final = 1 << 1  # INET_DIAG_INFO: what is more than addresses
+_KEYED_STATES: Final = _ALL_STATES & ~(1 << 3 | 1 << 6 | 1 << 12)  # all but halves of sockets
+
+
+def tcp_keys() -> dict[int, list[TcpKey]]:
+    """Keys of TCP_MD5SIG (tcp(7)) by inode, of sockets that listen or are connected and have some (Linux 4.14)."""
+    found = {}
+    identity = bytes(40) + b"\xff" * 8
+    for family in FAMILIES:
+        request = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, _WITH_INFO, 0, _KEYED_STATES)
+        flags = _NLM_F_REQUEST | _NLM_F_DUMP
+        for payload in _ask(_SOCK_DIAG_BY_FAMILY, flags, request + identity):
+            keys = _attributes(payload[_INET_MESSAGE.size :]).get(_TCP_KEYS)
+            if keys:
+                found[_parse_inet(payload).inode] = [_key(one) for one in _KEY.iter_unpack(keys)]
+    return found
+
+
+def _key(fields: tuple[int, int, int, bytes, bytes]) -> TcpKey:
+    family, prefix_bits, length, address, key = fields
+    size = 4 if family == socket.AF_INET else 16
+    return TcpKey(socket.inet_ntop(family, address[:size]), prefix_bits, key[:length])
+
+
 def destroy(found: InetState) -> None:
     """SOCK_DESTROY: abort a connection at once, as by a reset. OSError EOPNOTSUPP: the kernel was built without it."""
     request = struct.pack("=BBBBI", found.family, socket.IPPROTO_TCP, 0, 0, 1 << found.state)

@@ -1,5 +1,5 @@
 """A TCP connection with both ends inside, and an urgent byte not read yet (CASE[0]: `outline`, `inline`, `first`);
-`read`: what is behind it is not read yet.
+`read`: what is behind it is not read yet; `before`: nor what is before it.
 """
 
 import array
@@ -36,7 +36,7 @@ sender.send(b"x", socket.MSG_OOB)
 sender.send(b"def")
 while not is_at_mark() if is_first else unread() < 3:
     time.sleep(0.001)
-if mode == "read":
+if mode in ("read", "before"):
     expect("urgent", receiver.recv(1, socket.MSG_OOB), b"x")
 wait_for_go()
 receiver.settimeout(30)

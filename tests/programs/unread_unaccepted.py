@@ -1,4 +1,7 @@
-"""A client inside that has sent on a connection nobody has accepted yet; CASE[0] is `unix` or `tcp`."""
+"""A client inside that has sent on a connection nobody has accepted yet; CASE[0] is `unix` or `tcp`.
+
+With `ended` it has sent nothing but its end; with `both` that after its data.
+"""
 
 import os
 import socket
@@ -11,7 +14,15 @@ listener.bind(f"\0sls-unread-{os.getpid()}" if is_unix else ("127.0.0.1", 0))
 listener.listen()
 client = socket.socket(listener.family)
 client.connect(listener.getsockname())
-client.send(b"early")
+if "ended" not in CASE:
+    client.send(b"early")
+if "ended" in CASE or "both" in CASE:
+    client.shutdown(socket.SHUT_WR)
 wait_for_go()
-expect("words", listener.accept()[0].recv(100), b"early")
+listener.settimeout(5)
+accepted, _ = listener.accept()
+accepted.settimeout(5)
+expect("words", accepted.recv(100), b"" if "ended" in CASE else b"early")
+accepted.send(b"answer")
+expect("answer", client.recv(100), b"answer")
 finish()

@@ -27,6 +27,7 @@ from sls.resources.inet.endpoint import (
 )
 from sls.resources.inet.outside import Peer, QuietPeers, addresses_of
 from sls.resources.inet.packets import as_sent_by_the_peer
+from sls.resources.inet.repair import has_sent_fin
 from sls.resources.socket_options import inode_of
 from sls.resources.socket_queue import refuse_urgent
 from sls.resources.socket_sight import Sight, is_tcp, sight_of
@@ -40,6 +41,7 @@ class Fate(enum.Enum):
     WAITING = "waiting"  # the other end is in the queue of a listener inside
     CONNECTING = "connecting"  # connect(2) is under way and starts again
     RESET = "reset"  # it was reset
+    REFUSED = "refused"  # connect(2) has failed; the program has not been told yet
     ENDED = "ended"  # both directions are closed; the descriptor is still open
 
 
@@ -98,13 +100,16 @@ def capture_connection(ctx: CaptureContext, file: OpenFile, state: int) -> TcpCo
         return None
     table = ctx.once("tcp connections", lambda: _look_at_all(ctx))
     seen = table.sights[file.file_id]
-    refuse_urgent(file, sight.events, is_at_mark=_is_at_mark(seen, sight.events))
+    is_at_mark = seen.is_before_mark or _is_at_mark(seen, sight.events)
+    refuse_urgent(file, sight.events, is_at_mark=is_at_mark)
     remote = _remote(sight)
     end = _end(table.listening_ports, sight)
     if state == sock_diag.TCP_SYN_SENT:
         return TcpConnection(fate=Fate.CONNECTING, end=end, remote=_goal(file, sight))
     if state == sock_diag.TCP_CLOSE or remote is None:
-        fate = Fate.RESET if sight.events & select.POLLERR else Fate.ENDED
+        fate = Fate.ENDED
+        if sight.events & select.POLLERR:
+            fate = _failure(ctx, file, seen, is_accepted=end.is_accepted)
         return TcpConnection(fate=fate, end=end, remote=None, unread=seen.unread)
     is_inside = as_sent_by_the_peer(addresses_of(end.local, remote)) in table.ends
     is_to_listener = not is_inside and remote.port in table.listening_ports
@@ -136,6 +141,17 @@ def capture_connection(ctx: CaptureContext, file: OpenFile, state: int) -> TcpCo
     )
 
 
+def _failure(ctx: CaptureContext, file: OpenFile, seen: TcpSight, *, is_accepted: bool) -> Fate:
+    """What the pending error is of, which cannot be read without taking it away."""
+    if is_accepted or not seen.never_was_connected:
+        return Fate.RESET
+    if not seen.segments_in:  # no answer, or one by ICMP
+        ctx.lose(
+            file.pid, f"fd {file.fd}", "the error of a failed connect(2) comes back as ECONNREFUSED"
+        )
+    return Fate.REFUSED
+
+
 def _goal(file: OpenFile, sight: Sight) -> InetAddress | None:
     """Where connect(2) is on its way to; getpeername(2) does not tell."""
     file.process.looks.must_be_at_rest("where a socket connects to")
@@ -147,12 +163,13 @@ def _goal(file: OpenFile, sight: Sight) -> InetAddress | None:
 
 
 def _waiting(file: OpenFile, seen: TcpSight, end: TcpEnd, remote: InetAddress) -> TcpConnection:
-    if seen.acknowledged_bytes > 1 or seen.outgoing_bytes:
+    has_ended = has_sent_fin(seen.state)
+    if seen.acknowledged_bytes > 1 + has_ended or seen.outgoing_bytes:
         raise file.unsupported(
             f"data sent to {remote.describe()}, which has not accepted the connection yet, cannot be read; "
             "try again when it has"
         )
-    return TcpConnection(fate=Fate.WAITING, end=end, remote=remote)
+    return TcpConnection(fate=Fate.WAITING, end=end, remote=remote, is_shut_for_writing=has_ended)
 
 
 def _not_accepted(ctx: CaptureContext, file: OpenFile, port: int) -> set[int]:
@@ -164,7 +181,7 @@ def _not_accepted(ctx: CaptureContext, file: OpenFile, port: int) -> set[int]:
             one.remote_port
             for family in (socket.AF_INET, socket.AF_INET6)
             for one in sock_diag.tcp_sockets(family, port)
-            if not one.inode and one.state == sock_diag.TCP_ESTABLISHED
+            if not one.inode and one.state in (sock_diag.TCP_ESTABLISHED, sock_diag.TCP_CLOSE_WAIT)
         },
     )
 

@@ -6,15 +6,18 @@ are not acknowledged are read in repair mode each time. See `repair` for who doe
 """
 
 import fcntl
+import mmap
+import os
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sls import syscalls
 from sls.child import told_by_child
 from sls.resources.base import CapturedProcess, InFlightFile, OpenFile, Record
 from sls.resources.borrowing import Borrowing
@@ -32,8 +35,8 @@ from sls.resources.inet.repair import (
 from sls.resources.socket_options import socket_view
 from sls.resources.socket_queue import peek_offset
 from sls.resources.socket_sight import is_tcp_kind, sights_of, sockets_of
-from sls.sock_diag import TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK
-from sls.syscalls import CallTable
+from sls.sock_diag import TCP_CLOSE, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK
+from sls.syscalls import PAGE_BYTES, CallTable
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 
@@ -45,6 +48,10 @@ _SO_PEEK_OFF: Final = 42
 _SO_COOKIE: Final = 57
 _INFO_BYTES: Final = 240
 _WINDOW = struct.Struct("=5I")  # struct tcp_repair_window
+_TCP_ZEROCOPY_RECEIVE: Final = 35
+_ZEROCOPY = struct.Struct(
+    "=QIII"
+)  # of struct tcp_zerocopy_receive: address, length, what to skip, what there is
 WRAP: Final = 1 << 32
 
 
@@ -124,6 +131,7 @@ class TcpSight(NamedTuple):
     """What was seen of one TCP socket. `info`: TCP_INFO. `unread`: received and not read, at that instant.
 
     `base`: of a connection. `written`: what the other end has not confirmed, None when it has everything.
+    `is_before_mark`: more has been received, behind the place of an urgent byte.
     """
 
     info: bytes
@@ -133,6 +141,7 @@ class TcpSight(NamedTuple):
     timestamp: int
     base: _Base | None
     written: _Written | None
+    is_before_mark: bool
 
     @property
     def state(self) -> int:
@@ -148,6 +157,17 @@ class TcpSight(NamedTuple):
     def acknowledged_bytes(self) -> int:
         """tcpi_bytes_acked: the SYN counts as one."""
         return _Info.parse(self.info).acknowledged
+
+    @property
+    def segments_in(self) -> int:
+        """tcpi_segs_in."""
+        return int(struct.unpack_from("=I", self.info, 140)[0])
+
+    @property
+    def never_was_connected(self) -> bool:
+        """Whether it has sent, but agreed on nothing: no option, no byte in either direction, its SYN least of all."""
+        info, (segments_out,) = _Info.parse(self.info), struct.unpack_from("=I", self.info, 136)
+        return segments_out > 0 and not (info.options or info.acknowledged or info.received)
 
 
 Bases = dict[bytes, _Base]  # by SO_COOKIE
@@ -233,6 +253,7 @@ class _Sheet:
                 stamps[place] % WRAP,
                 bases.get(own[place]),
                 written.get(fd),
+                unread[place] > 0 and _is_before_mark(fd, unread[place], infos[place, 0]),
             )
             for place, fd in enumerate(fds)
         ]
@@ -271,6 +292,37 @@ def _unread(fd: int, count: int) -> bytes:
             return view.recv(count, peek)
         with peek_offset(view, 0):
             return view.recv(count, peek)
+
+
+def _is_before_mark(fd: int, count: int, state: int) -> bool:
+    """Whether SIOCINQ counts but up to an urgent byte's place: what poll(2) tells of one ends when the byte is read.
+
+    TCP_ZEROCOPY_RECEIVE (Linux 4.18) tells how much there is in all, a FIN counted; of less than a page it takes none.
+    """
+    may_have_ended = state in (TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING, TCP_CLOSE)
+    question = bytearray(_ZEROCOPY.pack(_receiving_page(os.getpid()), PAGE_BYTES - 1, 0, 0))
+    size = bytearray(struct.pack("=I", _ZEROCOPY.size))
+    try:
+        syscalls.syscall_on(
+            "getsockopt", fd, socket.IPPROTO_TCP, _TCP_ZEROCOPY_RECEIVE, question, size
+        )
+    except OSError:
+        return False  # a kernel without it
+    received = int(_ZEROCOPY.unpack(question)[3]) - may_have_ended
+    # of what has arrived meanwhile, the second count tells
+    return received > count and received > _ioctl(fd, _SIOCINQ)
+
+
+@lru_cache(maxsize=1)
+def _receiving_page(_pid: int) -> int:
+    """The address of a page of this process into which TCP could receive; 0 where there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as own:
+        try:
+            return syscalls.syscall(
+                "mmap", 0, PAGE_BYTES, mmap.PROT_READ, mmap.MAP_SHARED, own.fileno(), 0
+            )
+        except OSError:
+            return 0
 
 
 def _tcp_sights(process: CapturedProcess) -> Mapping[int, TcpSight]:

@@ -5,7 +5,8 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -25,9 +26,10 @@ from sls.resources.inet.repair import (
     end_repair,
     refill,
 )
+from sls.resources.inet.signature import SigningKey, restore_keys
 from sls.resources.socket_options import socket_view, strerror
 from sls.resources.socket_queue import readable_bytes
-from sls.sock_diag import TCP_CLOSE_WAIT
+from sls.sock_diag import TCP_CLOSE, TCP_CLOSE_WAIT, TCP_SYN_SENT
 
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _AMPLE_BYTES: Final = 1 << 26
@@ -36,16 +38,22 @@ _DELIVERY_SECONDS: Final = 0.1
 _LINGER_RESET: Final = struct.pack("=ii", 1, 0)
 
 
-def open_connection(ctx: RestoreContext, file_id: int, connection: TcpConnection) -> int:
+def open_connection(
+    ctx: RestoreContext, file_id: int, connection: TcpConnection, keys: Sequence[SigningKey]
+) -> int:
     """A descriptor of this end; what must wait for listeners is done by `connect`."""
     if connection.fate is Fate.JOINED and connection.endpoint is not None:
-        return _rebuilt(ctx, file_id, connection, connection.endpoint)
+        return _rebuilt(ctx, file_id, connection, connection.endpoint, keys)
     if connection.fate is Fate.OUTSIDE:
-        return _rebuilt_or_reset(ctx, file_id, connection)
+        return _rebuilt_or_reset(ctx, file_id, connection, keys)
     if connection.fate is Fate.JOINED:
         ctx.note("tcp", "a connection in an image of an earlier program comes back reset")
     if connection.fate in (Fate.WAITING, Fate.CONNECTING):
-        return _bound(connection.end).detach()
+        view = _bound(connection.end)
+        restore_keys(view, keys)
+        return view.detach()
+    if connection.fate is Fate.REFUSED:
+        return _refused(connection)
     return _finished(ctx, connection)
 
 
@@ -65,6 +73,13 @@ def connect(ctx: RestoreContext, view: socket.socket, remote: InetAddress | None
         os.set_blocking(view.fileno(), blocking)
 
 
+def end_sending(view: socket.socket, connection: TcpConnection) -> None:
+    """Of one in a listener's queue: what comes after `connect`."""
+    if connection.is_shut_for_writing:
+        _await(lambda: connection_state(view) != TCP_SYN_SENT)
+        view.shutdown(socket.SHUT_WR)
+
+
 def shut_down(view: socket.socket, connection: TcpConnection) -> None:
     """Half-closed as it was."""
     if connection.is_shut_for_writing or (connection.endpoint and connection.endpoint.has_sent_fin):
@@ -73,7 +88,9 @@ def shut_down(view: socket.socket, connection: TcpConnection) -> None:
         view.shutdown(socket.SHUT_RD)
 
 
-def _rebuilt_or_reset(ctx: RestoreContext, file_id: int, connection: TcpConnection) -> int:
+def _rebuilt_or_reset(
+    ctx: RestoreContext, file_id: int, connection: TcpConnection, keys: Sequence[SigningKey]
+) -> int:
     remote, endpoint = connection.remote, connection.endpoint
     assert remote is not None
     assert endpoint is not None
@@ -84,11 +101,15 @@ def _rebuilt_or_reset(ctx: RestoreContext, file_id: int, connection: TcpConnecti
         return _finished(ctx, connection)
     sent_bytes = max(endpoint.sent_bytes, verdict.confirmed_bytes)
     endpoint = msgspec.structs.replace(endpoint, sent_bytes=sent_bytes)
-    return _rebuilt(ctx, file_id, connection, endpoint)
+    return _rebuilt(ctx, file_id, connection, endpoint, keys)
 
 
 def _rebuilt(
-    ctx: RestoreContext, file_id: int, connection: TcpConnection, endpoint: TcpEndpoint
+    ctx: RestoreContext,
+    file_id: int,
+    connection: TcpConnection,
+    endpoint: TcpEndpoint,
+    keys: Sequence[SigningKey],
 ) -> int:
     """This end where it was, in repair mode until the parting ends."""
     local, remote = connection.end.local, connection.remote
@@ -100,6 +121,7 @@ def _rebuilt(
         begin_repair(view)
         view.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _AMPLE_BYTES)
         view.bind(socket_address(view.family, local))
+        restore_keys(view, keys)
         where = socket_address(view.family, remote)
         rebuild(
             view,
@@ -206,13 +228,34 @@ def _finished(ctx: RestoreContext, connection: TcpConnection) -> int:
     return view.detach()
 
 
-def _met(view: socket.socket, end: TcpEnd) -> socket.socket:
-    """Connect `view` to a passing listener next to it; the other end."""
+def _refused(connection: TcpConnection) -> int:
+    """An end whose connect(2) has failed: so does one to a port that is taken and that nobody listens on."""
+    view = _bound(connection.end)
+    try:
+        with socket.socket(connection.end.domain, socket.SOCK_STREAM) as taken:
+            taken.bind(socket_address(connection.end.domain, _next_to(view, connection.end)))
+            view.setblocking(False)
+            with suppress(BlockingIOError):
+                view.connect(taken.getsockname())
+            _await(lambda: connection_state(view) == TCP_CLOSE)
+        view.setblocking(True)
+    except OSError as error:
+        view.close()
+        raise conflict(connection.end.local, error) from error
+    return view.detach()
+
+
+def _next_to(view: socket.socket, end: TcpEnd) -> InetAddress:
+    """Any port on the address that the socket is bound to, or on the loopback device."""
     address = local_address(view)
     host = address.host if address else ("::1" if ":" in end.local.host else "127.0.0.1")
-    here = InetAddress(host=host, port=0, scope_id=end.local.scope_id)
+    return InetAddress(host=host, port=0, scope_id=end.local.scope_id)
+
+
+def _met(view: socket.socket, end: TcpEnd) -> socket.socket:
+    """Connect `view` to a passing listener next to it; the other end."""
     with socket.socket(end.domain, socket.SOCK_STREAM) as listener:
-        listener.bind(socket_address(end.domain, here))
+        listener.bind(socket_address(end.domain, _next_to(view, end)))
         listener.listen(1)
         view.connect(listener.getsockname())
         return listener.accept()[0]

@@ -1,7 +1,7 @@
 """tcp(7): listening and connected sockets, sockets that are only bound, and fresh ones.
 
-Not kept: data in a connection not accepted yet, urgent data: refused; a peer outside that moved on: told; MD5 keys.
-Kernel: Linux 3.5 (TCP_REPAIR).
+Not kept: data in a connection not accepted yet, urgent data: refused; a peer outside that moved on: told.
+Kernel: Linux 3.5 (TCP_REPAIR); MD5 keys 4.14, of sockets that listen or are connected.
 """
 
 import errno
@@ -30,23 +30,26 @@ from sls.resources.inet.endpoint import tcp_sight_of
 from sls.resources.inet.orphans import end_orphans
 from sls.resources.inet.rejoin import (
     connect,
+    end_sending,
     open_connection,
 )
+from sls.resources.inet.signature import SigningKey, capture_keys, restore_keys
 from sls.resources.socket_options import SocketOption, restore_options, socket_view
 from sls.resources.socket_sight import capture_options, is_tcp, sight_of
 
 # What a sight tells without a further look. Both ends of a joined connection may have to be looked at in one go.
-_SEEN_WHOLE: Final = (Fate.OUTSIDE, Fate.RESET, Fate.ENDED)
+_SEEN_WHOLE: Final = (Fate.OUTSIDE, Fate.RESET, Fate.REFUSED, Fate.ENDED)
 
 
 class TcpSocketRecord(FileRecord, frozen=True, tag="tcp_socket"):
-    """One TCP socket. `backlog`: None when it does not listen."""
+    """One TCP socket. `backlog`: None when it does not listen. `keys`: with which its segments are signed."""
 
     domain: int
     local: InetAddress | None
     backlog: int | None
     options: tuple[SocketOption, ...]
     connection: TcpConnection | None = None
+    keys: tuple[SigningKey, ...] = ()
 
 
 class TcpSocket(FileType[TcpSocketRecord]):
@@ -83,6 +86,7 @@ class TcpSocket(FileType[TcpSocketRecord]):
             backlog=backlog if is_listening else None,
             options=capture_options(ctx, file, is_connected=connection is not None),
             connection=connection,
+            keys=capture_keys(ctx, file) if is_listening or connection is not None else (),
         )
 
     def part(self, parting: Parting, record: TcpSocketRecord) -> None:
@@ -91,10 +95,11 @@ class TcpSocket(FileType[TcpSocketRecord]):
 
     def restore(self, ctx: RestoreContext, record: TcpSocketRecord) -> int:
         if record.connection is not None:
-            return open_connection(ctx, record.file_id, record.connection)
+            return open_connection(ctx, record.file_id, record.connection, record.keys)
         view = socket.socket(record.domain, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             restore_options(ctx, view.fileno(), record.options)
+            restore_keys(view, record.keys)
         except BaseException:
             view.close()
             raise
@@ -113,6 +118,8 @@ class TcpSocket(FileType[TcpSocketRecord]):
             yield
             if connection is not None and connection.fate is Fate.CONNECTING:
                 connect(ctx, view, connection.remote)
+            if connection is not None and connection.fate is Fate.WAITING:
+                end_sending(view, connection)
             restore_options(ctx, fd, record.options)
 
 

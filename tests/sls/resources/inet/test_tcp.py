@@ -1,5 +1,6 @@
 """tcp(7): listeners with address, backlog and options; a port in use; what the old client sees."""
 
+import select
 import socket
 import subprocess
 import sys
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sls.resources.inet.repair import SEND_QUEUE, in_repair, queued_bytes, sequence_of
+from sls.resources.socket_queue import outgoing_bytes
+from tests.conftest import WaitUntil
 from tests.sls.conftest import Kept, Refused
 from tests.sls.driver import PROGRAMS, Way
 
@@ -52,6 +56,21 @@ def test_connection_in_the_making(kept: Kept) -> None:
     kept("tcp_connecting.py")
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"], ids=["4", "6"])
+def test_signed_segments(kept: Kept, host: str) -> None:
+    outcome = kept("tcp_signed.py", host)
+    assert not outcome.notes
+    assert not outcome.losses
+
+
+@pytest.mark.parametrize("case", ["bound", "free"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"], ids=["4", "6"])
+def test_a_failed_connect(kept: Kept, host: str, case: str) -> None:
+    outcome = kept("tcp_refused.py", host, case)
+    assert not outcome.notes
+    assert not outcome.losses
+
+
 def test_218_port_in_use_is_named(restored: Kept, tmp_path: Path) -> None:
     """Somebody else listens there by now."""
     taken = []
@@ -72,14 +91,38 @@ def test_x23_connection_inside(kept: Kept, host: str, mode: str) -> None:
     kept("tcp_connection.py", host, mode)
 
 
-def test_x26_data_before_accept(refused: Refused) -> None:
-    assert "has not accepted the connection yet" in refused("unread_unaccepted.py", "tcp")
+@pytest.mark.parametrize("case", ["data", "both"])
+def test_x26_data_before_accept(refused: Refused, case: str) -> None:
+    assert "has not accepted the connection yet" in refused("unread_unaccepted.py", "tcp", case)
+
+
+def test_an_end_before_accept(kept: Kept) -> None:
+    assert not kept("unread_unaccepted.py", "tcp", "ended").notes
+
+
+@pytest.mark.root
+def test_data_before_accept_is_nowhere_to_be_seen(wait_until: WaitUntil) -> None:
+    """Why it is refused: the sender has no copy any more, and the listener shows nothing but a number."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+    ):
+        client.send(b"early")
+        poller = select.poll()
+        poller.register(listener, select.POLLIN)
+        assert poller.poll(5000)
+        with pytest.raises(OSError, match="not connected"):
+            listener.recv(100, socket.MSG_PEEK)
+        wait_until(lambda: not outgoing_bytes(client))
+        with in_repair(client.fileno()) as view:
+            sequence_of(view, SEND_QUEUE)
+            assert queued_bytes(view) == b""
 
 
 def test_listeners_that_share_a_port(kept: Kept) -> None:
     kept("reuseport.py")
 
 
-@pytest.mark.parametrize("mode", ["outline", "inline", "first", "read"])
+@pytest.mark.parametrize("mode", ["outline", "inline", "first", "read", "before"])
 def test_urgent_data_is_refused(refused: Refused, mode: str) -> None:
     assert "urgent data (MSG_OOB) not read yet" in refused("tcp_urgent.py", mode)
