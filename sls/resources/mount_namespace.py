@@ -2,7 +2,8 @@
 
 A namespace that is the restorer's stays that; any other is made anew, once for all processes that were in it. What is
 mounted for the restorer as well comes from there, like a bind mount; a tmpfs that is nowhere else comes back with all
-that is in it (`tmpfs`). So paths mean the same inside as before; here they are looked up by `sls.mount_tree`.
+that is in it (`tmpfs`), mqueue and sysfs as what they show (`shown_namespace`). So paths mean the same inside as
+before; here they are looked up by `sls.mount_tree`.
 
 Not kept: other filesystems mounted only in there, mapped ids: refused; rights of a user namespace to change it: told.
 Kernel: Linux 5.12 (5.15 for propagation).
@@ -41,6 +42,7 @@ from sls.resources.base import (
 )
 from sls.resources.namespaces import is_first
 from sls.resources.own_namespace import ProcessNamespace, ProcessNamespaceRecord
+from sls.resources.shown_namespace import make_shown, namespace_shown, shows_one
 from sls.resources.tmpfs import Part, TmpfsTree, capture_tmpfs, fill_tmpfs
 
 _HERE: Final = -100
@@ -67,6 +69,7 @@ class Filesystem(Record, frozen=True):
     """What is mounted. `place`: where the restorer has it too; else it is made with `settings`, and filled (`tree`).
 
     `first_process`: of proc(5), pid 1 of the pid namespace that it shows, by our number; 0: it shows the restorer's.
+    `namespace`: the link of the namespace that it shows, of mqueue and sysfs; empty for the restorer's.
     """
 
     kind: bytes
@@ -76,6 +79,12 @@ class Filesystem(Record, frozen=True):
     tree: TmpfsTree | None = None
     is_read_only: bool = False
     first_process: int = 0
+    namespace: bytes = b""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it shows what is not there yet when namespaces are made."""
+        return bool(self.first_process or self.namespace)
 
 
 class Mount(Record, frozen=True):
@@ -141,7 +150,7 @@ class MountNamespace(ProcessNamespace[MountNamespaceRecord]):
 
     def _make(self, ctx: RestoreContext, record: MountNamespaceRecord) -> int:
         """All but what shows processes that are not there yet, and what is mounted on that."""
-        bases = [-1 if one.first_process else _base(ctx, one) for one in record.filesystems]
+        bases = [-1 if one.is_late else _base(ctx, one) for one in record.filesystems]
         built = _told(_Build(ctx, record, bases).begin)
         ctx.trees[record.link] = MountTree(record.link, ctx.opened(built.root))
         namespace = ctx.inheritable(ctx.opened(built.namespace))
@@ -159,7 +168,7 @@ class MountNamespace(ProcessNamespace[MountNamespaceRecord]):
         self, ctx: RestoreContext, record: MountNamespaceRecord, made: Sequence[int]
     ) -> None:
         """The processes are there, as the first record of the namespace says who is in which pid namespace."""
-        bases = [_base_inside(ctx, one) if one.first_process else -1 for one in record.filesystems]
+        bases = [_base_inside(ctx, one) if one.is_late else -1 for one in record.filesystems]
         build = _Build(ctx, record, bases)
         namespace = self.made(ctx, record)
         for words in _told(lambda: build.finish(namespace, made)).notes:
@@ -245,7 +254,7 @@ class _Capture:
         line = next(one for one in self._lines if one.device == device)
         if any(one.root.endswith(_DELETED) for one in self._lines if one.device == device):
             raise self._refusal(line, "shows a directory that is removed; unmount it there")
-        if place is None and line.kind not in _REMADE:
+        if place is None and line.kind not in _REMADE and not shows_one(line.kind):
             raise self._refusal(
                 line,
                 "is mounted nowhere outside and cannot be made again; mount it outside as well, or unmount it there",
@@ -259,7 +268,16 @@ class _Capture:
             tree=tree,
             is_read_only=place is None and b"ro" in line.settings.split(b","),
             first_process=first_process,
+            namespace=self._namespace(line) if place is None else b"",
         )
+
+    def _namespace(self, line: MountLine) -> bytes:
+        if not shows_one(line.kind):
+            return b""
+        found = namespace_shown(self._ctx, line.kind, line.device)
+        if found is None:
+            raise self._refusal(line, "shows a namespace that no member is in; unmount it there")
+        return found
 
     def _looked_into(self, own: Sequence[int]) -> tuple[dict[int, TmpfsTree], dict[int, int]]:
         """Contents of each tmpfs that is ours nowhere; and whose processes each proc shows."""
@@ -408,16 +426,22 @@ def _base(ctx: RestoreContext, filesystem: Filesystem) -> int:
 
 
 def _base_inside(ctx: RestoreContext, filesystem: Filesystem) -> int:
-    """A descriptor of a proc that shows a pid namespace below ours."""
-    make = partial(mounts.fresh, filesystem.kind, filesystem.source, filesystem.settings)
-    return ctx.opened(told_from_inside(filesystem.first_process, make, int))
+    """A descriptor of one that shows a namespace of the members' own."""
+    what = filesystem.kind, filesystem.source, filesystem.settings
+    if filesystem.first_process:
+        make = partial(mounts.fresh, *what)
+        return ctx.opened(told_from_inside(filesystem.first_process, make, int))
+    base = ctx.opened(make_shown(ctx, *what, filesystem.namespace))
+    if filesystem.is_read_only:
+        ctx.at_last(lambda: mounts.make_filesystem_read_only(base))
+    return base
 
 
 def _late(record: MountNamespaceRecord) -> frozenset[int]:
     """Mounts of what can be made only when the processes are there, and those on them."""
     found: set[int] = set()
     for number, mount in enumerate(record.mounts):
-        if record.filesystems[mount.filesystem].first_process or mount.parent in found:
+        if record.filesystems[mount.filesystem].is_late or mount.parent in found:
             found.add(number)
     return frozenset(found)
 

@@ -17,7 +17,7 @@ import stat
 import struct
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -33,7 +33,7 @@ from sls.resources.base import (
     Record,
     RestoreContext,
 )
-from sls.stay import NEW_IPC, seen_from
+from sls.resources.shown_namespace import namespace_shown
 
 _STATUS_BYTES: Final = 80  # FILENT_SIZE of ipc/mqueue.c
 _ATTRIBUTES = struct.Struct("=8q")  # struct mq_attr
@@ -122,39 +122,12 @@ def directory_here() -> int:
         os.close(mount)
 
 
-def _device_here() -> int:
-    directory = directory_here()
-    try:
-        return os.fstat(directory).st_dev
-    finally:
-        os.close(directory)
-
-
-@lru_cache(maxsize=1)
-def _own_device(_pid: int) -> int:
-    """Of this process's namespace, which it never leaves but for a stay."""
-    return _device_here()
-
-
 def _ipc(ctx: CaptureContext, file: OpenFile) -> bytes:
     """The link of the IPC namespace that a queue is of; empty for ours."""
-    device = file.stat.st_dev
-    if device == _own_device(os.getpid()):
-        return b""
-    known: dict[int, bytes] = ctx.once("devices of queues", lambda: dict(_devices(ctx)))
-    if device not in known:
+    found = namespace_shown(ctx, b"mqueue", file.stat.st_dev)
+    if found is None:
         raise file.unsupported("a message queue of an ipc namespace that no member is in")
-    return known[device]
-
-
-def _devices(ctx: CaptureContext) -> Iterator[tuple[int, bytes]]:
-    seen = {b""}
-    for process in ctx.processes.values():
-        for tid in process.frozen.threads:
-            link = process.ipc_of(tid)
-            if link not in seen:
-                seen.add(link)
-                yield seen_from(NEW_IPC, tid, _device_here), link
+    return found
 
 
 def _opened(ctx: CaptureContext, file: OpenFile) -> PosixQueue:

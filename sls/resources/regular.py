@@ -129,8 +129,8 @@ class ProcFile(Regular):
     is_late = True
 
     def matches(self, file: OpenFile) -> bool:
-        is_of_proc = file.tree.kind_of(int(file.info["mnt_id"])) == b"proc"
-        is_late = is_of_proc or bool(_OF_A_PROCESS.match(file.target))
+        is_shown = file.tree.kind_of(int(file.info["mnt_id"])) in (b"proc", b"sysfs")
+        is_late = is_shown or bool(_OF_A_PROCESS.match(file.target))
         return is_late and super().matches(file)
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> ProcFileRecord:

@@ -295,6 +295,32 @@ def overlay() -> None:
     wait_for_go()
 
 
+def shown() -> None:
+    """Filesystems that show a network and an IPC namespace of its own."""
+    leave("--ipc", "--net")
+    run("mount", "-t", "tmpfs", "places", PLACE)
+    for name in ("sys", "again", "mqueue"):
+        os.makedirs(f"{PLACE}/{name}")
+    run("mount", "-t", "sysfs", "-o", "nosuid", "sysfs", f"{PLACE}/sys")
+    run("mount", "--bind", f"{PLACE}/sys/class", f"{PLACE}/again")
+    run("mount", "-t", "mqueue", "queues", f"{PLACE}/mqueue")
+    os.close(os.open(f"{PLACE}/mqueue/unopened", os.O_CREAT | os.O_RDWR, 0o640))
+    queue = os.open(f"{PLACE}/mqueue/opened", os.O_CREAT | os.O_RDWR, 0o604)
+    opened = os.open(f"{PLACE}/sys/class/net/lo/mtu", os.O_RDONLY)
+    before = [mounts(), *names()]
+    expect("names", before[1:], [["opened", "unopened"], ["lo"], ["lo"]])
+    wait_for_go()
+    expect("seen", [mounts(), *names()], before)
+    expect("mtu", os.read(opened, 100), b"65536\n")
+    expect("queue", os.fstat(queue).st_ino, os.stat(f"{PLACE}/mqueue/opened").st_ino)
+    expect("mode", stat.S_IMODE(os.stat(f"{PLACE}/mqueue/unopened").st_mode), 0o640)
+
+
+def names() -> list[list[str]]:
+    folders = ("mqueue", "sys/class/net", "again/net")
+    return [sorted(os.listdir(f"{PLACE}/{one}")) for one in folders]
+
+
 def itself() -> None:
     """A program that unshares by itself: what it has mapped and open is of the mounts it has left."""
     os.makedirs(PLACE, exist_ok=True)
@@ -314,6 +340,8 @@ def unshare_by_hand() -> None:
     expect("unshare", ctypes.CDLL(None).unshare(NEW_NS), 0)
 
 
-CASES = {one.__name__: one for one in (bind, tmpfs, pivot, propagation, stacked, overlay, itself)}
+CASES = {
+    one.__name__: one for one in (bind, tmpfs, pivot, propagation, stacked, overlay, shown, itself)
+}
 CASES[CASE[0]]()
 finish()

@@ -9,7 +9,9 @@ import pytest
 from tests.sls.conftest import Kept, Refused
 
 
-@pytest.mark.parametrize("case", ["bind", "tmpfs", "pivot", "propagation", "stacked", "itself"])
+@pytest.mark.parametrize(
+    "case", ["bind", "tmpfs", "pivot", "propagation", "stacked", "shown", "itself"]
+)
 def test_mounts_of_its_own(kept: Kept, case: str) -> None:
     assert not kept("mount_namespace.py", case).notes
 
