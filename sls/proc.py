@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -453,13 +454,14 @@ class FdInfo(Mapping[str, str]):
         self._fields = Fields(text)
 
     def __getitem__(self, name: str) -> str:
-        if name not in self._fields:
+        try:
+            return self._fields[name]
+        except KeyError as error:
             raise UnsupportedResourceError(
                 self._pid,
                 f"fd {self._fd}",
                 f"this kernel does not print `{name}` in fdinfo; a newer kernel is needed",
-            )
-        return self._fields[name]
+            ) from error
 
     def __contains__(self, name: object) -> bool:
         return name in self._fields
@@ -470,11 +472,11 @@ class FdInfo(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._fields)
 
-    @property
+    @cached_property
     def position(self) -> int:
         return int(self["pos"])
 
-    @property
+    @cached_property
     def flags(self) -> int:
         return int(self["flags"], 8)
 

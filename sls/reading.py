@@ -41,6 +41,12 @@ from sls.session import Session, Shape
 _OWN_FILES: Final = 256  # besides, at most: channels, buffers, what is opened for a moment
 FIRST_CONTENT_OBJECT: Final = 1 << 32  # object numbers of contents other than private memory
 
+_SOCKET: Final = b"socket:["
+_KINDS: Final = {  # whether of sockets → the kinds, in the order in which they are asked
+    are_sockets: [kind for kind in FILE_TYPES if kind.is_of_sockets is are_sockets]
+    for are_sockets in (False, True)
+}
+
 State = Any  # a ProcessState or a ThreadState
 
 
@@ -233,7 +239,8 @@ class Reading:
 
     def _descriptor(self, process: CapturedProcess, fd: int) -> DescriptorImage:
         target = process.link(f"fd/{fd}")
-        info = FdInfo(process.tid, fd, process.read(f"fdinfo/{fd}"))
+        text = process.read(f"fdinfo/{fd}")
+        info = process.memo.of(f"fdinfo {fd}", text, lambda: FdInfo(process.tid, fd, text))
         file_id = self._file_id(process, fd, target, info)
         self.ctx.descriptors[process.pid, fd] = file_id
         process.infos[fd] = info
@@ -353,7 +360,7 @@ def _with_own_pages(record: Any, captured: Ranges) -> Any:
 
 def kind_of(file: OpenFile) -> FileType[Any]:
     """The kind that a file is of. UnsupportedResourceError when it is of none."""
-    for kind in FILE_TYPES:
+    for kind in _KINDS[file.target.startswith(_SOCKET)]:
         if kind.matches(file):
             return kind
     raise file.unsupported(f"{file.target.decode(errors='replace')} is not supported")

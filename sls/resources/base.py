@@ -806,11 +806,13 @@ class FileType(Generic[F]):
 
     `is_late`: made once the processes are there, for it refers to them; its holders fetch it from this process.
     `holds_files`: other files may be inside of it (descriptors in flight), found when it is captured.
+    `is_of_sockets`: asked of sockets, and of nothing else.
     """
 
     record: type[F]
     is_late: bool = False
     holds_files: bool = False
+    is_of_sockets: bool = False
 
     def matches(self, file: OpenFile) -> bool:
         """Whether `file` is of this kind. Cheap: looks at the link's text, or the mode."""

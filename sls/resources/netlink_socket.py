@@ -45,6 +45,7 @@ class NetlinkSocket(FileType[NetlinkSocketRecord]):
     """Conversations with the kernel."""
 
     record = NetlinkSocketRecord
+    is_of_sockets = True
 
     def matches(self, file: OpenFile) -> bool:
         if not is_socket(file):

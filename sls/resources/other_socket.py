@@ -32,6 +32,7 @@ class OtherSocket(FileType[OtherSocketRecord]):
     """What cannot be kept."""
 
     record = OtherSocketRecord
+    is_of_sockets = True
 
     def matches(self, file: OpenFile) -> bool:
         return is_socket(file)

@@ -60,6 +60,7 @@ class PacketSocket(FileType[PacketSocketRecord]):
     """Frames as devices give and take them."""
 
     record = PacketSocketRecord
+    is_of_sockets = True
 
     def matches(self, file: OpenFile) -> bool:
         return is_socket(file) and socket_kind(file).domain == socket.AF_PACKET

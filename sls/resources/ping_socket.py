@@ -37,6 +37,7 @@ class PingSocket(FileType[PingSocketRecord]):
     """Echo requests."""
 
     record = PingSocketRecord
+    is_of_sockets = True
 
     def matches(self, file: OpenFile) -> bool:
         if not is_socket(file):

@@ -43,6 +43,7 @@ class RawSocket(FileType[RawSocketRecord]):
     """Packets with their headers."""
 
     record = RawSocketRecord
+    is_of_sockets = True
 
     def matches(self, file: OpenFile) -> bool:
         if not is_socket(file):

@@ -129,9 +129,10 @@ class ProcFile(Regular):
     is_late = True
 
     def matches(self, file: OpenFile) -> bool:
+        if not super().matches(file):
+            return False
         is_shown = file.tree.kind_of(int(file.info["mnt_id"])) in (b"proc", b"sysfs")
-        is_late = is_shown or bool(_OF_A_PROCESS.match(file.target))
-        return is_late and super().matches(file)
+        return is_shown or bool(_OF_A_PROCESS.match(file.target))
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> ProcFileRecord:
         record = super().capture(ctx, file)

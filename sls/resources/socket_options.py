@@ -230,17 +230,9 @@ def options_of(kind: SocketKind, *, is_connected: bool) -> tuple[tuple[int, int,
     return _table(kind, is_connected)
 
 
-def values_of_fresh(
-    kind: SocketKind, is_connected: bool
-) -> list[tuple[tuple[int, int, int], bytes | None]]:
-    """Options that the kernel reads out, with their defaults; None for what is always recorded."""
-    table = _table(kind, is_connected)
-    with socket.socket(*kind) as fresh:
-        return [
-            (option, None if option[:2] in _CHANGED_BY_RESTORE else value)
-            for option in table
-            if (value := _read(fresh, *option)) is not None
-        ]
+def is_changed_by_restore(option: tuple[int, int, int]) -> bool:
+    """Whether a restore sets it on its own account: then it is always recorded."""
+    return option[:2] in _CHANGED_BY_RESTORE
 
 
 def without_filter(options: Sequence[SocketOption]) -> Sequence[SocketOption]:

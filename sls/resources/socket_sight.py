@@ -10,10 +10,10 @@ import errno
 import select
 import socket
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,9 @@ from sls.resources.socket_options import (
     SO_LOCK_FILTER,
     SocketKind,
     SocketOption,
+    is_changed_by_restore,
     is_socket,
     options_of,
-    values_of_fresh,
 )
 from sls.syscalls import CallTable
 
@@ -37,6 +37,7 @@ _SO_NETNS_COOKIE, _SO_COOKIE = 71, 57
 _TCP_ULP: Final = 31
 _LENGTH, _RESULT = struct.Struct("=i"), struct.Struct("=q")
 _NAME_BYTES: Final = 128  # a sockaddr and some
+T = TypeVar("T")
 
 Question = tuple[int, int, int]  # level, number, bytes of the answer
 _HEAD: Final[tuple[Question, ...]] = (
@@ -71,6 +72,15 @@ class Questions:
     def room_bytes(self) -> int:
         return self.starts[-1]
 
+    def answer(self, raw: "_Raw", place: int, first: int = 0) -> bytes | None:
+        """What was answered there, None for a failure. `first`: the place that `raw` begins with."""
+        row = place - first
+        if _RESULT.unpack_from(raw.results, row * _RESULT.size)[0] < 0:
+            return None
+        start = self.starts[place] - self.starts[first]
+        length = _LENGTH.unpack_from(raw.lengths, row * _LENGTH.size)[0]
+        return raw.answers[start : start + length]
+
     def of_connection(self, raw: "_Raw") -> tuple[bytes, ...]:
         """The answers that come first, and the names."""
         first, names = self.lasting, len(self.asked)
@@ -95,6 +105,7 @@ class Sight:
         self._questions = questions
         self._raw = raw
         self._differing: dict[bool, tuple[bytes, tuple[SocketOption, ...]]] = {}
+        self._facts: dict[str, Any] = {}
         self.events = 0
         self.filter: bytes | None = b""
         self.kind = SocketKind(self._number(0), self._number(1), self._number(2))
@@ -108,11 +119,7 @@ class Sight:
         self.remote = self._answer(len(questions.asked) + 1)
 
     def _answer(self, place: int) -> bytes | None:
-        if _RESULT.unpack_from(self._raw.results, place * _RESULT.size)[0] < 0:
-            return None
-        start = self._questions.starts[place]
-        length = _LENGTH.unpack_from(self._raw.lengths, place * _LENGTH.size)[0]
-        return self._raw.answers[start : start + length]
+        return self._questions.answer(self._raw, place)
 
     def _number(self, place: int) -> int:
         return int(_LENGTH.unpack(self._answer(place) or bytes(4))[0])
@@ -124,6 +131,13 @@ class Sight:
         if self.remote is None:
             return False
         return self._questions.of_connection(raw) == self._questions.of_connection(self._raw)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What follows from kind, addresses and size of the buffer alone: made once for as long as they stay."""
+        found: T | None = self._facts.get(name)
+        if found is None:
+            found = self._facts[name] = make()
+        return found
 
     def differing(
         self, usual: "_Usual", usual_text: bytes, *, is_connected: bool
@@ -230,14 +244,18 @@ class Seen(NamedTuple):
     events: Sequence[int]
     programs: Mapping[int, bytes | None]
 
-    def sight(self, place: int, before: Sight | None = None) -> Sight:
-        """Of one socket; `before`: of the same one."""
+    def raw(self, place: int) -> _Raw:
+        """All that was answered about one socket."""
         start, end = self.rows[place], self.rows[place + 1]
-        raw = _Raw(
+        return _Raw(
             self.answers[self.rooms[place] : self.rooms[place + 1]],
             self.lengths[start * _LENGTH.size : end * _LENGTH.size],
             self.results[start * _RESULT.size : end * _RESULT.size],
         )
+
+    def sight(self, place: int, before: Sight | None = None) -> Sight:
+        """Of one socket; `before`: of the same one."""
+        raw = self.raw(place)
         is_still = before is not None and before.is_still(raw)
         sight = before if before is not None and is_still else Sight(self.questions[place], raw)
         sight.events = self.events[place]
@@ -359,8 +377,31 @@ _Usual = list[tuple[Question, bytes | None]]
 
 
 def _usual(kind: SocketKind, is_connected: bool) -> tuple[_Usual, bytes]:
-    values = values_of_fresh(kind, is_connected)
-    return values, repr(values).encode()
+    """What a socket of that kind has that nobody has touched, and all that was answered about its options."""
+    with socket.socket(*kind) as fresh:
+        raw = _fresh_sheet(kind).look(np.array([fresh.fileno()])).raw(0)
+    questions, head = _questions_of(kind), len(_HEAD)
+    text = _Raw(
+        raw.answers[questions.starts[head] :],
+        raw.lengths[head * _LENGTH.size :],
+        raw.results[head * _RESULT.size :],
+    )
+    return _usual_values(kind, is_connected, text), b"".join(text)
+
+
+@cache
+def _fresh_sheet(kind: SocketKind) -> _Sheet:
+    return _Sheet([kind])
+
+
+@lru_cache(maxsize=64)
+def _usual_values(kind: SocketKind, is_connected: bool, text: "_Raw") -> _Usual:
+    questions, head = _questions_of(kind), len(_HEAD)
+    return [
+        (option, None if is_changed_by_restore(option) else value)
+        for option in options_of(kind, is_connected=is_connected)
+        if (value := questions.answer(text, questions.asked.index(option, head), head)) is not None
+    ]
 
 
 def _filter_options(file: OpenFile, sight: Sight) -> Iterator[SocketOption]:

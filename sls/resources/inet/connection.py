@@ -8,7 +8,8 @@ bytes, then a reset.
 import enum
 import select
 import socket
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from sls import sock_diag
@@ -111,7 +112,8 @@ def capture_connection(ctx: CaptureContext, file: OpenFile, state: int) -> TcpCo
         if sight.events & select.POLLERR:
             fate = _failure(ctx, file, seen, is_accepted=end.is_accepted)
         return TcpConnection(fate=fate, end=end, remote=None, unread=seen.unread)
-    is_inside = as_sent_by_the_peer(addresses_of(end.local, remote)) in table.ends
+    where = sight.once("addresses", lambda: _addresses(sight, remote))
+    is_inside = sight.once("sent by the peer", lambda: as_sent_by_the_peer(where)) in table.ends
     is_to_listener = not is_inside and remote.port in table.listening_ports
     if is_to_listener and end.local.port in _not_accepted(ctx, file, remote.port):
         return _waiting(file, seen, end, remote)
@@ -127,8 +129,7 @@ def capture_connection(ctx: CaptureContext, file: OpenFile, state: int) -> TcpCo
         ctx.lose(
             file.pid,
             f"fd {file.fd}",
-            f"the peer {remote.describe()} is outside of the partition; "
-            "the connection comes back reset if it has gone on, or ended, by then",
+            sight.once("outside", lambda: _outside(remote)),
         )
     endpoint = endpoint_of(seen)
     return TcpConnection(
@@ -150,6 +151,13 @@ def _failure(ctx: CaptureContext, file: OpenFile, seen: TcpSight, *, is_accepted
             file.pid, f"fd {file.fd}", "the error of a failed connect(2) comes back as ECONNREFUSED"
         )
     return Fate.REFUSED
+
+
+def _outside(remote: InetAddress) -> str:
+    return (
+        f"the peer {remote.describe()} is outside of the partition; "
+        "the connection comes back reset if it has gone on, or ended, by then"
+    )
 
 
 def _goal(file: OpenFile, sight: Sight) -> InetAddress | None:
@@ -197,7 +205,7 @@ def _look_at_all(ctx: CaptureContext) -> _Table:
         sight = known[file.file_id]
         remote = _remote(sight)
         if remote is not None:
-            ends[addresses_of(_end(listening, sight).local, remote)] = file
+            ends[sight.once("addresses", partial(_addresses, sight, remote))] = file
     if ctx.parting is not None and not ctx.network:
         _hold(ctx.parting, ends)
         again = files
@@ -211,7 +219,11 @@ def _look_at_all(ctx: CaptureContext) -> _Table:
 
 def _apart(ends: Mapping[Addresses, OpenFile]) -> list[OpenFile]:
     """Connections of which both ends are inside, if not all in one process: they have to be looked at in one go."""
-    joined = [file for where, file in ends.items() if as_sent_by_the_peer(where) in ends]
+    joined = [
+        file
+        for where, file in ends.items()
+        if sight_of(file).once("sent by the peer", partial(as_sent_by_the_peer, where)) in ends
+    ]
     places = {(file.process.pid, file.pid) for file in joined}
     return joined if len(places) > 1 else []
 
@@ -236,13 +248,19 @@ def _remote(sight: Sight) -> InetAddress | None:
     return address_of(sight.remote) if sight.remote else None
 
 
-def _end(listening_ports: Iterable[int], sight: Sight) -> TcpEnd:
-    domain = sight.kind.domain
-    local = address_of(sight.local) or InetAddress(
-        host="::" if domain == socket.AF_INET6 else "0.0.0.0", port=0
-    )
+def _local(sight: Sight) -> InetAddress:
+    none = "::" if sight.kind.domain == socket.AF_INET6 else "0.0.0.0"
+    return address_of(sight.local) or InetAddress(host=none, port=0)
+
+
+def _addresses(sight: Sight, remote: InetAddress) -> Addresses:
+    return addresses_of(_local(sight), remote)
+
+
+def _end(listening_ports: Collection[int], sight: Sight) -> TcpEnd:
+    local = _local(sight)
     return TcpEnd(
-        domain=domain,
+        domain=sight.kind.domain,
         local=local,
         receive_buffer_bytes=sight.receive_buffer_bytes,
         is_accepted=local.port in listening_ports,

@@ -56,6 +56,7 @@ class TcpSocket(FileType[TcpSocketRecord]):
     """TCP over IPv4 and IPv6."""
 
     record = TcpSocketRecord
+    is_of_sockets = True
 
     def matches(self, file: OpenFile) -> bool:
         return is_tcp(file)

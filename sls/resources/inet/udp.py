@@ -49,6 +49,7 @@ class UdpSocket(FileType[UdpSocketRecord]):
     """UDP over IPv4 and IPv6."""
 
     record = UdpSocketRecord
+    is_of_sockets = True
 
     def matches(self, file: OpenFile) -> bool:
         if not is_socket(file):

@@ -82,6 +82,7 @@ class UnixSocket(FileType[UnixSocketRecord]):
     """Stream, datagram and sequenced-packet sockets."""
 
     record = UnixSocketRecord
+    is_of_sockets = True
     holds_files = True
 
     def matches(self, file: OpenFile) -> bool:
