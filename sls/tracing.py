@@ -57,6 +57,7 @@ from sls.syscalls import PAGE_BYTES
 from sls.times import Checkpoint
 
 # Arrays of many lengths, made and dropped with each generation, leave gaps that malloc(3) keeps.
+_MOST_BUFFERS: Final = 4  # a worker has two
 _GENERATIONS_TO_TIDY: Final = 500
 
 
@@ -111,6 +112,7 @@ class Tracing:
         self._base_lock = threading.Lock()  # guards these, from the look at the base to the commit
         self._send_lock = threading.Lock()
         self._beginning = Beginning(store, oid)
+        self._buffers = _Buffers()
         self._is_closing = False
         ours, theirs = socket.socketpair()
         gate, their_gate = socket.socketpair(type=socket.SOCK_SEQPACKET)
@@ -205,6 +207,7 @@ class Tracing:
 
     def _abandon(self) -> None:
         self._beginning.drop()
+        self._buffers.forget()
         for future in list(self._futures.values()):
             future.set_exception(WorkerError("the tracer process ended unexpectedly; try again"))
         self._futures.clear()
@@ -276,7 +279,7 @@ class Tracing:
         received_ns = time.monotonic_ns()
         parent = self._parent(captured.base)
         files = self._gate.epoch(captured.serial) if self._gate is not None else 0
-        view = _mapped(buffer_fd, mmap.PROT_READ)
+        view = self._buffers.view(buffer_fd)
         with self._beginning.take(captured, parent) as transaction:
             if parent is not None:
                 self._drop_stale(transaction, captured)
@@ -387,6 +390,29 @@ class CaptureNote(msgspec.Struct, frozen=True):
     stop_ns: int
     stages_ns: dict[str, int]
     files: int = 0
+
+
+class _Buffers:
+    """The worker's copies, mapped for as long as it uses them: their pages in a new mapping cost faults each time."""
+
+    def __init__(self) -> None:
+        self._views: dict[
+            int, memoryview
+        ] = {}  # by inode; it is nobody else's number while it is mapped
+
+    def view(self, fd: int) -> memoryview:
+        """All of a buffer."""
+        status = os.fstat(fd)
+        known = self._views.get(status.st_ino)
+        if known is None or len(known) < status.st_size:
+            if len(self._views) >= _MOST_BUFFERS:
+                self._views.clear()
+            known = self._views[status.st_ino] = _mapped(fd, mmap.PROT_READ)
+        return known
+
+    def forget(self) -> None:
+        """The worker has ended."""
+        self._views.clear()
 
 
 def _mapped(fd: int, protection: int) -> memoryview:
