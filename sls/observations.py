@@ -52,6 +52,8 @@ class Observations:
         ] = {}  # tid → calls of this capture, and of the last
         self._last_calls: dict[int, dict[Call, None]] = {}
         self._started: dict[int, tuple[tuple[Call, ...], Work]] = {}
+        # what was made of them; all at once if they are asked for in the order in which they were made
+        self._made: dict[int, tuple[Sequence[Call], Sequence[Reply]]] = {}
         self._replies: dict[int, dict[Call, Reply]] = {}
 
     def begin(self, *, is_asking: bool = False) -> None:
@@ -65,7 +67,7 @@ class Observations:
         if is_asking:
             self._leisurely = {}
         self._last_calls, self._calls = self._calls, {}
-        self._seen, self._started, self._replies = {}, {}, {}
+        self._seen, self._started, self._made, self._replies = {}, {}, {}, {}
         self._is_over = False
         self._make(self._leisurely)
 
@@ -158,8 +160,14 @@ class Observations:
         """Replies to calls; those that were not made yet `execute` makes in thread `tid`."""
         if tid in self._started:
             made, started = self._started.pop(tid)
-            self._replies[tid] = dict(zip(made, started.replies(), strict=True))
-        known = self._replies.get(tid, {})
+            replies = started.replies()
+            if made == tuple(calls):  # as a rule: to look each up would take longer than all else
+                self._made[tid] = made, replies
+                return replies
+            self._replies[tid] = dict(zip(made, replies, strict=True))
+        known = self._replies.get(tid)
+        if known is None:
+            known = self._replies[tid] = dict(zip(*self._made.get(tid, ((), ())), strict=True))
         if all(one in known for one in calls):
             return [known[one] for one in calls]
         self.must_be_at_rest(f"a call in thread {tid}")

@@ -626,9 +626,22 @@ class _Layout:
         return address
 
 
-@lru_cache(maxsize=64)
+_latest: dict[int, tuple[tuple[Call, ...], _Layout]] = {}  # by the table's address
+_MOST_LATEST: Final = 256
+
+
 def _laid_out(table: int, limit: int, calls: tuple[Call, ...]) -> _Layout:
-    """The layout; the same calls are made at every capture, in every thread."""
+    """The layout; the same calls are made at every capture, in every thread. To compare is faster than to hash."""
+    latest = _latest.get(table)
+    if latest is None or latest[0] != calls:
+        if len(_latest) >= _MOST_LATEST:
+            _latest.clear()
+        latest = _latest[table] = calls, _laid_out_before(table, limit, calls)
+    return latest[1]
+
+
+@lru_cache(maxsize=64)
+def _laid_out_before(table: int, limit: int, calls: tuple[Call, ...]) -> _Layout:
     return _Layout(table, limit, calls)
 
 
