@@ -47,10 +47,8 @@ class Observations:
         self._next_meanwhile: dict[Hashable, Look] = {}
         self._next_leisurely: dict[Hashable, Look] = {}
         self._is_over = False
-        self._calls: dict[
-            int, dict[Call, None]
-        ] = {}  # tid → calls of this capture, and of the last
-        self._last_calls: dict[int, dict[Call, None]] = {}
+        self._calls: dict[int, list[Call]] = {}  # tid → calls of this capture, and of the last
+        self._last_calls: dict[int, list[Call]] = {}
         self._started: dict[int, tuple[tuple[Call, ...], Work]] = {}
         # what was made of them; all at once if they are asked for in the order in which they were made
         self._made: dict[int, tuple[Sequence[Call], Sequence[Reply]]] = {}
@@ -149,7 +147,7 @@ class Observations:
 
     def expect(self, tid: int, calls: Sequence[Call]) -> None:
         """These calls only look: thread `tid` is to make them again the next time."""
-        self._calls.setdefault(tid, {}).update(dict.fromkeys(calls))
+        self._calls.setdefault(tid, []).extend(calls)
 
     def replies(
         self,
