@@ -56,8 +56,8 @@ from sls.ranges import page_numbers
 from sls.syscalls import PAGE_BYTES
 from sls.times import Checkpoint
 
-# Arrays of many lengths, made and dropped with each generation, leave gaps that malloc(3) keeps.
 _MOST_BUFFERS: Final = 4  # a worker has two
+# Arrays of many lengths, made and dropped with each generation, leave gaps that malloc(3) keeps.
 _GENERATIONS_TO_TIDY: Final = 500
 
 
@@ -396,9 +396,8 @@ class _Buffers:
     """The worker's copies, mapped for as long as it uses them: their pages in a new mapping cost faults each time."""
 
     def __init__(self) -> None:
-        self._views: dict[
-            int, memoryview
-        ] = {}  # by inode; it is nobody else's number while it is mapped
+        # by inode, which is nobody else's number while it is mapped
+        self._views: dict[int, memoryview] = {}
 
     def view(self, fd: int) -> memoryview:
         """All of a buffer."""
