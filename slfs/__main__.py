@@ -4,12 +4,10 @@ import sys
 
 from slfs.fs import run
 from sls.partition import Partition
-from sls.priority import give_way
 
 
 def main() -> int:
     """Mount as the command line says; returns the exit status."""
-    give_way()
     return run(sys.argv[1:], Partition)
 
 

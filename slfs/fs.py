@@ -64,6 +64,7 @@ from slfs.registry import Registry
 from slfs.tags import TagsDirectory
 from slfs.top import TOP_FILES
 from slos.errors import SlosError
+from sls.priority import give_way
 
 logger = logging.getLogger("slfs")
 
@@ -533,6 +534,7 @@ def serve(request: MountRequest, starter: Starter, make_partition: PartitionFact
     check_mountpoint(request.mountpoint)
     registry = Registry(open_store(request), make_partition, request.store)
     sys.setswitchinterval(SWITCH_SECONDS)
+    give_way()
     try:
         trio.run(_serve, registry, request, starter)
     finally:

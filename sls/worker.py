@@ -59,7 +59,6 @@ from sls.filetree import SERIAL
 from sls.freeze import let_go_strays
 from sls.image import decode, encode
 from sls.pages import CopyBuffer
-from sls.priority import give_way_no_more
 from sls.ranges import RangeArray
 from sls.ranges import Ranges as RangeList
 from sls.resources import Loss, Parting, Writer
@@ -580,7 +579,6 @@ def _allow_many_files() -> None:
 def main(fd: int, gate_fd: int) -> None:
     """Serve the channel on descriptor `fd`; `gate_fd` is asked for the file tree."""
     _prepare_process()
-    give_way_no_more()
     channel: Channel[ToWorker] = Channel(socket.socket(fileno=fd), ToWorker)
     worker = Worker(channel, socket.socket(fileno=gate_fd))
     try:

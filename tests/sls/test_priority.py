@@ -2,11 +2,12 @@
 
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from sls import syscalls
-from sls.priority import Hurry, give_way, give_way_no_more
+from sls.priority import Hurry, give_way
 from tests.sls.apart import apart
 
 
@@ -47,7 +48,7 @@ def slice_ns() -> int:
     return int.from_bytes(syscalls.scheduler(0)[24:32], "little")
 
 
-def test_who_gives_way_has_a_longer_slice_and_keeps_his_nice_value() -> None:
+def test_who_gives_way_has_a_longer_slice_alone() -> None:
     if tuple(map(int, platform.release().split(".")[:2])) < (6, 12):
         pytest.skip("ordinary threads have no slices of their own before Linux 6.12")
 
@@ -56,9 +57,9 @@ def test_who_gives_way_has_a_longer_slice_and_keeps_his_nice_value() -> None:
         usual = slice_ns()
         give_way()
         assert slice_ns() > usual
-        give_way_no_more()
-        assert slice_ns() == usual
         assert os.getpriority(os.PRIO_PROCESS, 0) == 3
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(slice_ns).result() == usual
 
     apart(check)
 
