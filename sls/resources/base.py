@@ -618,9 +618,9 @@ class RestoreContext:
         self.trees = {b"": OURS}  # link of a mount namespace → the new one
         # link of a mount namespace → descriptors of its mounts, until the last of them is in its place
         self.unfinished: dict[bytes, list[int]] = {}
-        self._network = b""  # the link of the one that we stay in, or empty
         self.ipc_namespaces: dict[bytes, int] = {}  # link of an IPC namespace → the new one
-        self._ipc = b""  # the link of the one that we stay in, or empty
+        # kind of namespace → the link of the one that we stay in, or empty
+        self._stays = {NEW_NET: b"", NEW_IPC: b""}
         self._made: list[Callable[[], object]] = []
         self._at_last: list[Callable[[], object]] = []
 
@@ -653,37 +653,31 @@ class RestoreContext:
 
         What is made of one namespace is not of another.
         """
-        key = (self._network, self._ipc, identity)
+        key = (*self._stays.values(), identity)
         if key not in self._shared:
             self._shared[key] = make()
         found: T = self._shared[key]
         return found
 
-    @contextmanager
-    def in_network(self, link: bytes) -> Iterator[None]:
+    def in_network(self, link: bytes) -> AbstractContextManager[None]:
         """Within, calls are made in that network namespace; in ours where the link is empty."""
-        if not link:
-            yield
-            return
-        with stay(NEW_NET, self.networks[link]):
-            self._network = link
-            try:
-                yield
-            finally:
-                self._network = b""
+        return self._within(NEW_NET, self.networks, link)
+
+    def in_ipc(self, link: bytes) -> AbstractContextManager[None]:
+        """Within, System V objects and message queues are of that IPC namespace; of ours where the link is empty."""
+        return self._within(NEW_IPC, self.ipc_namespaces, link)
 
     @contextmanager
-    def in_ipc(self, link: bytes) -> Iterator[None]:
-        """Within, System V objects and message queues are of that IPC namespace; of ours where the link is empty."""
+    def _within(self, kind: int, made: dict[bytes, int], link: bytes) -> Iterator[None]:
         if not link:
             yield
             return
-        with stay(NEW_IPC, self.ipc_namespaces[link]):
-            self._ipc = link
+        with stay(kind, made[link]):
+            self._stays[kind] = link
             try:
                 yield
             finally:
-                self._ipc = b""
+                self._stays[kind] = b""
 
     def opened(self, fd: int) -> int:
         """Register a descriptor of this process that is closed when the restore ends; returns it."""
@@ -700,7 +694,7 @@ class RestoreContext:
 
         What is in a namespace that was made as well goes with that.
         """
-        if not self._ipc:
+        if not self._stays[NEW_IPC]:
             self._made.append(remove)
 
     def remove_made(self) -> None:
