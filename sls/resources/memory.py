@@ -4,7 +4,7 @@ Contents of private pages are not in the record: `sls.pages` copies them by addr
 are kept as contents of the generation; files that have one are mapped again by it, and must not have changed.
 Sources: proc(5), prctl(2) PR_SET_MM_MAP, Documentation/filesystems/proc.rst (VmFlags).
 
-Not kept: files of hugetlbfs and huge System V segments, protection keys, shadow stacks: refused.
+Not kept: protection keys, shadow stacks: refused.
 Kernel: Linux 5.17 (names), 6.13 (guard pages), 6.7 for fast deltas.
 """
 
@@ -13,15 +13,16 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sls import mounts, proc, syscalls
-from sls.errors import RestoreConflictError
+from sls.errors import RemoteSyscallError, RestoreConflictError
 from sls.mount_tree import OURS, MountTree
 from sls.pace import Pace
 from sls.proc import VmaLine
-from sls.remote import Call, In, Remote, call, remote_all
+from sls.remote import Call, In, Remote, Reply, call, remote_all
+from sls.resources import huge_pages
 from sls.resources.base import (
     CaptureContext,
     CapturedProcess,
@@ -36,13 +37,11 @@ from sls.resources.base import (
 from sls.resources.io_uring import map_at, ring_behind
 from sls.resources.nameless import (
     HUGE_ANONYMOUS,
-    MAP_HUGETLB,
     Nameless,
     NamelessKind,
     capture_nameless,
-    huge_flags,
+    is_named_memory,
     is_nameless,
-    is_posix_memory,
     nameless_descriptor,
 )
 from sls.resources.sysv_shm import Part, attach, is_segment
@@ -113,7 +112,7 @@ class MemoryRecord(ProcessRecord, frozen=True, tag="memory"):
 
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
 _PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
-_MAP_GROWSDOWN, _MAP_NORESERVE = 0x100, 0x4000
+_MAP_GROWSDOWN: Final = 0x100
 _MREMAP_MOVE_FIXED: Final = 3
 _PLAIN: Final = (
     "plain memory"  # in the memo: whether nothing of it but pages goes into the generation
@@ -149,6 +148,7 @@ _OTHER_FLAGS: Final = frozenset(
         "mm",
         "bt",
         "gu",
+        "ht",
         "uw",
         "um",
         "ui",
@@ -230,14 +230,13 @@ class Memory(ProcessState[MemoryRecord]):
         must_succeed = len(calls)
         calls += [_name(vma) for vma in record.vmas if vma.name.startswith(b"[anon:")]
         replies = yield calls
-        for vma_reply in replies[:must_succeed]:
-            vma_reply.check()
+        _check_mapped(record, replies[:must_succeed])
         process.fill(
             record.object_id,
             [
                 (vma.start, vma.end)
                 for vma in record.vmas
-                if vma.protection & mmap.PROT_WRITE or _is_huge(vma)
+                if vma.protection & mmap.PROT_WRITE or _own_huge_page_bytes(vma)
             ],
         )
         executable = _executable_descriptor(ctx, record)
@@ -302,7 +301,7 @@ def _vma(
     kind, file, inode = _backing(ctx, process, line)
     huge_page_bytes = 0
     if "ht" in flags:
-        huge_page_bytes = _huge_page_bytes(process, line, kind, inode)
+        huge_page_bytes = _huge_page_bytes(process, line, kind)
     return VmaRecord(
         start=line.start,
         end=line.end,
@@ -322,17 +321,14 @@ def _vma(
     )
 
 
-def _huge_page_bytes(
-    process: CapturedProcess, line: VmaLine, kind: VmaKind, inode: Nameless | None
-) -> int:
+def _huge_page_bytes(process: CapturedProcess, line: VmaLine, kind: VmaKind) -> int:
     """Of private memory without an inode to be kept; 0 where that has the pages' size."""
     if kind is VmaKind.ANONYMOUS:
         return os.stat(_link(process, line)).st_blksize
-    if inode is None or not inode.page_bytes:
+    if kind is VmaKind.FILE:
+        name = line.name.decode(errors="replace")
         raise process.unsupported(
-            f"memory at {line.start:#x}",
-            f"huge pages of a hugetlbfs file or System V segment ({line.name.decode(errors='replace')}) "
-            "are not supported; use MAP_ANONYMOUS or memfd_create(2)",
+            f"memory at {line.start:#x}", f"{name} cannot be reached by that path; a mount hides it"
         )
     return 0
 
@@ -393,7 +389,7 @@ def _backing(
         return VmaKind.NAMELESS, None, ring
     link = _link(process, line)
     status = os.stat(link)
-    is_memory = is_nameless(tree, name, status) or is_posix_memory(tree, name, status)
+    is_memory = is_nameless(tree, name, status) or is_named_memory(tree, link, name, status)
     if is_memory or name.startswith((b"/dev/zero (deleted)", b"[anon_shmem:")):
         return VmaKind.NAMELESS, None, capture_nameless(ctx, tree, link, name, status)
     if not name.startswith(b"/"):
@@ -488,16 +484,22 @@ def _check_huge_pages(record: MemoryRecord) -> None:
     """RestoreConflictError (ENOMEM) when there are not enough for its private memory."""
     wanted: dict[int, int] = {}
     for vma in record.vmas:
-        if vma.huge_page_bytes:
-            pages = vma.length // vma.huge_page_bytes
-            wanted[vma.huge_page_bytes] = wanted.get(vma.huge_page_bytes, 0) + pages
-    for page_bytes, pages in wanted.items():
-        if (free := proc.free_huge_pages(page_bytes)) < pages:
-            raise RestoreConflictError(
-                f"{pages} huge pages of {page_bytes >> 10} kB are needed, {free} are free; "
-                "raise /proc/sys/vm/nr_hugepages and restore again",
-                errno.ENOMEM,
-            )
+        if (page_bytes := _own_huge_page_bytes(vma)) and "nr" not in vma.advice:
+            wanted[page_bytes] = wanted.get(page_bytes, 0) + vma.length // page_bytes
+    huge_pages.require_free(wanted)
+
+
+def _check_mapped(record: MemoryRecord, replies: Sequence[Reply]) -> None:
+    """RestoreConflictError (ENOMEM) when there are not enough huge pages for what it shares, RemoteSyscallError."""
+    try:
+        for reply in replies:
+            reply.check()
+    except RemoteSyscallError as error:
+        inodes = [vma.inode for vma in record.vmas if vma.inode is not None]
+        page_bytes = max((one.page_bytes for one in inodes), default=0)
+        if error.errno != errno.ENOMEM or not page_bytes:
+            raise
+        raise huge_pages.too_few(page_bytes) from error
 
 
 def _clear(process: RestoredProcess, record: MemoryRecord) -> Iterator[Call]:
@@ -553,16 +555,16 @@ def _map(ctx: RestoreContext, vma: VmaRecord) -> Iterator[Call]:
     if "gd" in vma.advice:
         flags |= _MAP_GROWSDOWN
     if "nr" in vma.advice:
-        flags |= _MAP_NORESERVE
+        flags |= huge_pages.MAP_NORESERVE
     if vma.huge_page_bytes:
-        flags |= MAP_HUGETLB | huge_flags(vma.huge_page_bytes)
+        flags |= huge_pages.MAP_HUGETLB | huge_pages.size_flags(vma.huge_page_bytes)
     # memory that was writable once counts against the commit limit, also when it is no longer (RELRO)
     protection = vma.protection | (mmap.PROT_WRITE if vma.is_accounted else 0)
-    if _is_huge(vma):
+    if _own_huge_page_bytes(vma):
         protection |= mmap.PROT_WRITE  # to be filled: not even a debugger writes to it otherwise
     offset = 0 if vma.kind is VmaKind.ANONYMOUS else vma.offset
     yield call("mmap", vma.start, vma.length, protection, flags, _descriptor(ctx, vma), offset)
-    if vma.is_accounted and not _is_huge(vma):
+    if vma.is_accounted and not _own_huge_page_bytes(vma):
         yield call("mprotect", vma.start, vma.length, vma.protection)
 
 
@@ -591,15 +593,15 @@ def _map_anywhere(ctx: RestoreContext, vma: VmaRecord) -> Call:
     return call("mmap", 0, vma.length, vma.protection, flags, descriptor, vma.offset)
 
 
-def _is_huge(vma: VmaRecord) -> bool:
-    """Whether its own pages are huge ones."""
-    is_of_inode = vma.inode is not None and vma.inode.page_bytes > 0
-    return vma.huge_page_bytes > 0 or (is_of_inode and not vma.is_shared)
+def _own_huge_page_bytes(vma: VmaRecord) -> int:
+    """Of private memory, of an inode or not; 0 where its pages have the usual size."""
+    of_inode = vma.inode.page_bytes if vma.inode is not None and not vma.is_shared else 0
+    return vma.huge_page_bytes or of_inode
 
 
 def _seal(vma: VmaRecord) -> Iterator[Call]:
     """What comes after the contents: locks, which would make pages; guard pages, which cannot be written; seals."""
-    if _is_huge(vma):
+    if _own_huge_page_bytes(vma):
         yield call("mprotect", vma.start, vma.length, vma.protection)
     if "lo" in vma.advice:
         yield call("mlock2", vma.start, vma.length, _MLOCK_ONFAULT if "lf" in vma.advice else 0)

@@ -2,8 +2,9 @@
 
 Not a resource of its own: descriptors and mappings of one such inode both refer to it, and find one object again.
 A deleted file is made anew beside where it was and deleted at once, so its link count is 0 as before; one of
-O_TMPFILE can still be given a name. POSIX shared memory (shm_overview(7), sem_overview(7)) has a name in /dev/shm, but
-is memory all the same: it gets its old bytes back, unless others use it, and is made again when it is gone.
+O_TMPFILE can still be given a name. POSIX shared memory (shm_overview(7), sem_overview(7)) has a name in /dev/shm, a
+file of hugetlbfs (`huge_pages`) wherever that is mounted, but both are memory all the same: they get their old bytes
+back, unless others use them, and are made again when they are gone.
 Sources: memfd_create(2), open(2), unlink(2), fcntl(2) on leases.
 """
 
@@ -21,6 +22,7 @@ from sls import io_ring, proc, syscalls
 from sls.errors import RestoreConflictError
 from sls.mount_tree import MountTree
 from sls.ranges import intersection
+from sls.resources import huge_pages
 from sls.resources.base import CaptureContext, Content, Record, RestoreContext
 from sls.syscalls import PAGE_BYTES
 
@@ -29,7 +31,6 @@ _MEMFD: Final = b"/memfd:"
 _POSIX: Final = b"/dev/shm/"
 HUGE_ANONYMOUS: Final = b"/anon_hugepage (deleted)"
 _MFD_HUGETLB: Final = 4
-MAP_HUGETLB: Final = 0x40000
 _NO_SEALS: Final = 0
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _BLOCK_BYTES: Final = 512  # of st_blocks
@@ -44,7 +45,7 @@ class NamelessKind(enum.Enum):
     MEMFD = "memfd"
     DELETED = "deleted"
     TMPFILE = "tmpfile"
-    POSIX = "posix"
+    NAMED = "posix"  # or of hugetlbfs
     RING = "ring"
 
 
@@ -66,7 +67,7 @@ def shape_of(state: RingState) -> io_ring.Shape:
     return io_ring.Shape(state.submissions, state.completions, state.has_indices is not False)
 
 
-_WITH_PATH: Final = (NamelessKind.DELETED, NamelessKind.TMPFILE, NamelessKind.POSIX)
+_WITH_PATH: Final = (NamelessKind.DELETED, NamelessKind.TMPFILE, NamelessKind.NAMED)
 
 
 class Nameless(Record, frozen=True):
@@ -102,9 +103,11 @@ def is_nameless(tree: MountTree, target: bytes, status: os.stat_result) -> bool:
     return (named.st_dev, named.st_ino) != (status.st_dev, status.st_ino)
 
 
-def is_posix_memory(tree: MountTree, target: bytes, status: os.stat_result) -> bool:
-    """Whether `target` names shared memory, or a semaphore: a file below /dev/shm, if that is a tmpfs."""
-    if not target.startswith(_POSIX) or not stat.S_ISREG(status.st_mode) or os.major(status.st_dev):
+def is_named_memory(tree: MountTree, link: str, target: bytes, status: os.stat_result) -> bool:
+    """Whether `target`, the text of `link`, names memory: a file of hugetlbfs, or of a tmpfs on /dev/shm."""
+    if not stat.S_ISREG(status.st_mode) or os.major(status.st_dev):
+        return False
+    if not target.startswith(_POSIX) and not huge_pages.page_bytes_of(link, status):
         return False
     try:
         named = tree.stat(target)
@@ -144,8 +147,8 @@ def capture_nameless(
     content = ctx.keep(identity, size, lambda: InodeBytes(link, size))
     name = target.removesuffix(_DELETED)
     kind, seals = NamelessKind.DELETED, _NO_SEALS
-    if is_posix_memory(tree, target, status):
-        kind, name = NamelessKind.POSIX, target
+    if is_named_memory(tree, link, target, status):
+        kind, name = NamelessKind.NAMED, target
     elif target.startswith(_MEMFD):
         kind, name = NamelessKind.MEMFD, name.removeprefix(_MEMFD)
         seals = _seals(link)
@@ -162,7 +165,7 @@ def capture_nameless(
         gid=status.st_gid,
         seals=seals,
         mtime_ns=status.st_mtime_ns,
-        page_bytes=huge_page_bytes(target, status),
+        page_bytes=huge_pages.page_bytes_of(link, status),
         mounts=tree.link if kind in _WITH_PATH else b"",
         attributes=() if kind is NamelessKind.ANONYMOUS else tuple(_attributes(link)),
     )
@@ -176,12 +179,6 @@ def _attributes(link: str) -> Iterator[tuple[bytes, bytes]]:
     except OSError as error:
         if error.errno not in (errno.ENOTSUP, errno.ENODATA):
             raise
-
-
-def huge_page_bytes(target: bytes, status: os.stat_result) -> int:
-    """The size of its pages, where they are of hugetlbfs (memfd_create(2), mmap(2)); else 0."""
-    is_memory = target.startswith((_MEMFD, HUGE_ANONYMOUS))
-    return status.st_blksize if is_memory and status.st_blksize > PAGE_BYTES else 0
 
 
 def _seals(link: str) -> int:
@@ -321,7 +318,7 @@ def _make(ctx: RestoreContext, inode: Nameless) -> int:
             error.errno or errno.EIO,
         ) from error
     try:
-        if inode.kind is not NamelessKind.POSIX or not _is_in_use(ctx, inode, fd):
+        if inode.kind is not NamelessKind.NAMED or not _is_in_use(ctx, inode, fd):
             _fill_or_refuse(ctx, inode, fd)
         if inode.kind is NamelessKind.TMPFILE:
             original = ctx.opened(os.dup(fd))
@@ -357,9 +354,8 @@ def _fill(ctx: RestoreContext, inode: Nameless, fd: int) -> None:
         os.ftruncate(fd, size)
     pages = -(-size // PAGE_BYTES) * PAGE_BYTES
     ranges = intersection(list(ctx.contents.data_ranges(object_id)), [(0, pages)])
-    if inode.page_bytes and size:  # which no write(2) reaches
-        with mmap.mmap(fd, size) as memory, memoryview(memory) as view:
-            ctx.contents.copy_to(object_id, ranges, partial(_put, view))
+    if inode.page_bytes:
+        huge_pages.fill(ctx.contents, object_id, fd, inode.page_bytes, ranges)
     else:
         ctx.contents.copy_to(object_id, ranges, write)
     if inode.kind is not NamelessKind.ANONYMOUS:
@@ -378,21 +374,13 @@ def _set_attributes(ctx: RestoreContext, inode: Nameless, fd: int) -> None:
             ctx.note("files", f"{file}: the attribute {words} cannot be set: {error.strerror}")
 
 
-def _put(view: memoryview, offset: int, data: memoryview) -> None:
-    view[offset : offset + len(data)] = data
-
-
-def huge_flags(page_bytes: int) -> int:
-    """log2 of the size where mmap(2) and memfd_create(2) want it; 0 for pages of the usual size."""
-    return (page_bytes.bit_length() - 1) << 26 if page_bytes else 0
-
-
 def _make_anonymous(ctx: RestoreContext, inode: Nameless) -> int:
     """Shared anonymous memory has no descriptor but its link in map_files."""
     size = max(inode.content.size_bytes, PAGE_BYTES)
     flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
     if inode.page_bytes:
-        flags |= MAP_HUGETLB | huge_flags(inode.page_bytes)
+        size_flags = huge_pages.size_flags(inode.page_bytes)
+        flags |= huge_pages.MAP_HUGETLB | huge_pages.MAP_NORESERVE | size_flags
     with mmap.mmap(-1, size, flags) as memory:
         address = syscalls.address_of(memory)
         maps = proc.parse_maps(proc.read(os.getpid(), "maps"))
@@ -403,7 +391,7 @@ def _make_anonymous(ctx: RestoreContext, inode: Nameless) -> int:
 def _make_memfd(ctx: RestoreContext, inode: Nameless) -> int:
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     if inode.page_bytes:
-        flags |= _MFD_HUGETLB | huge_flags(inode.page_bytes)
+        flags |= _MFD_HUGETLB | huge_pages.size_flags(inode.page_bytes)
     return os.memfd_create(os.fsdecode(inode.name), flags)
 
 
@@ -424,10 +412,22 @@ def _make_deleted(ctx: RestoreContext, inode: Nameless) -> int:
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), inode.name)
 
 
-def _make_posix(ctx: RestoreContext, inode: Nameless) -> int:
+def _make_named(ctx: RestoreContext, inode: Nameless) -> int:
     """The one that is there, for others may know it, else a new one."""
+    _require_hugetlbfs(ctx, inode, os.path.dirname(inode.name))
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     with ctx.as_owner(), ctx.trees[inode.mounts].beside(inode.name) as path:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            fd = os.open(path, flags | os.O_CREAT, 0o600)
+    ctx.on_failure(partial(_remove, ctx.trees[inode.mounts], inode.name))
+    return fd
+
+
+def _remove(tree: MountTree, name: bytes) -> None:
+    with tree.beside(name) as path:
+        os.unlink(path)
 
 
 def _is_in_use(ctx: RestoreContext, inode: Nameless, fd: int) -> bool:
@@ -457,7 +457,20 @@ def _existing_folder(ctx: RestoreContext, inode: Nameless, folder: bytes) -> byt
             "deleted file",
             f"{inode.name.decode(errors='replace')} lives in {found.decode(errors='replace')}: its directory is gone",
         )
+    _require_hugetlbfs(ctx, inode, found)
     return found
+
+
+def _require_hugetlbfs(ctx: RestoreContext, inode: Nameless, folder: bytes) -> None:
+    """RestoreConflictError (ENODEV) where a file of huge pages would be one of others: none is mounted there now."""
+    with ctx.trees[inode.mounts].reach(folder) as path:
+        found = huge_pages.page_bytes_of(path, os.stat(path))
+    if inode.page_bytes and found != inode.page_bytes:
+        raise RestoreConflictError(
+            f"{inode.name.decode(errors='replace')} is of a hugetlbfs with pages of {inode.page_bytes >> 10} kB, "
+            "which is not there; mount it and restore again",
+            errno.ENODEV,
+        )
 
 
 def _is_folder(tree: MountTree, path: bytes) -> bool:
@@ -472,5 +485,5 @@ _MAKERS: Final = {
     NamelessKind.MEMFD: _make_memfd,
     NamelessKind.DELETED: _make_deleted,
     NamelessKind.TMPFILE: _make_tmpfile,
-    NamelessKind.POSIX: _make_posix,
+    NamelessKind.NAMED: _make_named,
 }

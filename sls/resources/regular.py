@@ -18,8 +18,8 @@ from sls.resources.nameless import (
     Nameless,
     capture_nameless,
     holes_bytes,
+    is_named_memory,
     is_nameless,
-    is_posix_memory,
     nameless_descriptor,
     other_name,
     tells_holes,
@@ -59,8 +59,7 @@ class Regular(FileType[RegularRecord]):
     def can_wait(self, file: OpenFile) -> bool:
         if file.stat.st_size == _QUEUE_BYTES:  # a queue's: only a descriptor of ours tells
             return False
-        where = file.tree, file.target, file.stat
-        return not is_nameless(*where) and not is_posix_memory(*where)
+        return not is_nameless(file.tree, file.target, file.stat) and not _is_named_memory(file)
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> RegularRecord:
         path, inode = file.target, None
@@ -70,10 +69,8 @@ class Regular(FileType[RegularRecord]):
                 inode = _capture_deleted(ctx, file)
             else:
                 path = found
-        elif is_posix_memory(file.tree, path, file.stat):
-            inode = capture_nameless(
-                ctx, file.tree, f"/proc/{file.pid}/fd/{file.fd}", path, file.stat
-            )
+        elif _is_named_memory(file):
+            inode = capture_nameless(ctx, file.tree, _link(file), path, file.stat)
         else:
             _refuse_unreachable(file)
         is_file = stat.S_ISREG(file.stat.st_mode)
@@ -139,6 +136,14 @@ class ProcFile(Regular):
         return ProcFileRecord(**{name: getattr(record, name) for name in record.__struct_fields__})
 
 
+def _link(file: OpenFile) -> str:
+    return f"/proc/{file.pid}/fd/{file.fd}"
+
+
+def _is_named_memory(file: OpenFile) -> bool:
+    return is_named_memory(file.tree, _link(file), file.target, file.stat)
+
+
 def _refuse_unreachable(file: OpenFile) -> None:
     """The path must lead to the file: it does not below a mount that hides it."""
     try:
@@ -158,7 +163,7 @@ def _capture_deleted(ctx: CaptureContext, file: OpenFile) -> Nameless:
         raise file.unsupported(f"{name}: only a regular file can be kept once it is deleted")
     if file.stat.st_nlink:
         ctx.lose(file.pid, f"fd {file.fd}", f"{name}: comes back apart from its other hard links")
-    link = f"/proc/{file.pid}/fd/{file.fd}"
+    link = _link(file)
     if holes_bytes(file.stat) > _MOST_HOLES_BYTES:
         with open(link, "rb", buffering=0) as opened:
             if not tells_holes(opened.fileno(), file.stat):

@@ -2,7 +2,8 @@
 
 A segment is attached, never mapped: the kernel counts who is. One that outlived its processes gets its old bytes
 back; one that is gone is made again under the same id, /proc/sys/kernel/shm_next_id (proc_sys_kernel(5)) choosing it.
-A destroyed one (IPC_RMID) is destroyed again once all have attached.
+A destroyed one (IPC_RMID) is destroyed again once all have attached. One of huge pages (SHM_HUGETLB) has a whole
+number of them, whatever was asked for; nothing but its inode tells of what size they are.
 
 Not kept: times of the last calls.
 Kernel: Linux 3.9 (shm_next_id).
@@ -12,7 +13,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Final, NamedTuple, Self
 
@@ -21,6 +22,7 @@ from sls.errors import ImageError
 from sls.proc import VmaLine
 from sls.ranges import difference, merged
 from sls.remote import Call, Remote, call
+from sls.resources import huge_pages
 from sls.resources.base import (
     CaptureContext,
     CapturedProcess,
@@ -50,6 +52,7 @@ from sls.syscalls import PAGE_BYTES
 
 _NAME: Final = b"/SYSV"
 _SHM_RDONLY, _SHM_EXEC = 0o10000, 0o100000
+_SHM_HUGETLB: Final = 0o4000
 _SHM_DEST: Final = 0o1000  # in the mode that /proc/sysvipc/shm shows
 _PERMISSION_BITS: Final = 0o777
 _SHMID_DS_BYTES: Final = 112  # struct shmid64_ds of x86-64
@@ -68,6 +71,13 @@ class Segment(Record, frozen=True):
     creator: int = 0
     creator_uid: int = 0
     creator_gid: int = 0
+    huge_page_bytes: int = 0
+    excess_bytes: int = 0  # what its content has beyond what shmget(2) was asked for
+
+    @property
+    def asked_bytes(self) -> int:
+        """The size that it shows."""
+        return self.content.size_bytes - self.excess_bytes
 
     @property
     def object(self) -> SysvObject:
@@ -174,9 +184,9 @@ def _segments(
     for one in _table(ctx):
         line = attached.get(one.identifier)
         if line is not None:
-            yield _described(one, _keep(ctx, one, _link(process, line)))
+            yield _described(ctx, one, _link(process, line))
         elif one.creator == process.pid and not one.attached:
-            yield _described(one, _keep(ctx, one, ""))
+            yield _described(ctx, one)
 
 
 def _all_segments(ctx: CaptureContext, process: CapturedProcess) -> Iterator[Segment]:
@@ -199,7 +209,7 @@ def _all_segments(ctx: CaptureContext, process: CapturedProcess) -> Iterator[Seg
                 f"segment {one.identifier}, which nobody has attached, cannot be made again where shm_rmid_forced is "
                 "set; attach it",
             )
-        yield _described(one, _keep(ctx, one, link, process.tid))
+        yield _described(ctx, one, link, process.tid)
 
 
 def _are_orphans_destroyed() -> bool:
@@ -211,7 +221,17 @@ def _link(process: CapturedProcess, line: VmaLine) -> str:
     return f"/proc/{process.tid}/map_files/{line.start:x}-{line.end:x}"
 
 
-def _described(one: proc.SysvSegment, content: Content) -> Segment:
+def _described(ctx: CaptureContext, one: proc.SysvSegment, link: str = "", tid: int = 0) -> Segment:
+    """`link`: of an attachment, if there is one; `tid`: who is in the namespace, if that is not ours."""
+    with nullcontext(link) if link else _Attached(one.identifier) as attached:
+        page_bytes = huge_pages.page_bytes_of(attached, os.stat(attached))
+    size_bytes = huge_pages.rounded(one.size_bytes, page_bytes or 1)
+
+    def source() -> InodeBytes:
+        if link:
+            return InodeBytes(link, size_bytes)
+        return _UnattachedBytes(one.identifier, size_bytes, tid)
+
     return Segment(
         identifier=one.identifier,
         key=one.key,
@@ -219,22 +239,13 @@ def _described(one: proc.SysvSegment, content: Content) -> Segment:
         uid=one.uid,
         gid=one.gid,
         is_destroyed=bool(one.mode & _SHM_DEST),
-        content=content,
+        content=ctx.keep(("sysv shm", ctx.ipc, one.identifier), size_bytes, source),
         creator=one.creator,
         creator_uid=one.creator_uid,
         creator_gid=one.creator_gid,
+        huge_page_bytes=page_bytes,
+        excess_bytes=size_bytes - one.size_bytes,
     )
-
-
-def _keep(ctx: CaptureContext, one: proc.SysvSegment, link: str, tid: int = 0) -> Content:
-    """`link`: of an attachment, if there is one; `tid`: who is in the namespace, if that is not ours."""
-
-    def source() -> InodeBytes:
-        if link:
-            return InodeBytes(link, one.size_bytes)
-        return _UnattachedBytes(one.identifier, one.size_bytes, tid)
-
-    return ctx.keep(("sysv shm", ctx.ipc, one.identifier), one.size_bytes, source)
 
 
 class _UnattachedBytes(InodeBytes):
@@ -271,47 +282,71 @@ class _Attached:
 
 
 def _make(ctx: RestoreContext, segment: Segment) -> int:
-    """See to it that the segment is there, with its bytes; returns its size."""
+    """See to it that the segment is there, with its bytes; returns how many it has."""
     size = segment.content.size_bytes
     there = next(
         (one for one in proc.sysv_segments() if one.identifier == segment.identifier), None
     )
     if there is None:
         _create(ctx, segment)
-    elif (there.key, there.size_bytes) != (segment.key, size):
+    elif (there.key, there.size_bytes) != (segment.key, segment.asked_bytes):
         raise other_in_place("shm", segment.identifier)
     elif there.attached:
         ctx.note(
             "shared memory", f"segment {segment.identifier} is in use by others: its bytes stay"
         )
         return size
+    else:
+        _empty(segment)
     _fill(ctx, segment)
     return size
 
 
 def _create(ctx: RestoreContext, segment: Segment) -> None:
     flags = segment.mode | IPC_CREAT | IPC_EXCL
-    make = partial(syscalls.syscall, "shmget", segment.key, segment.content.size_bytes, flags)
+    if segment.huge_page_bytes:
+        flags |= _SHM_HUGETLB | huge_pages.size_flags(segment.huge_page_bytes)
+        pages = segment.content.size_bytes // segment.huge_page_bytes
+        huge_pages.require_free({segment.huge_page_bytes: pages})
+    make = partial(syscalls.syscall, "shmget", segment.key, segment.asked_bytes, flags)
     create(ctx, "shm", segment.object, make, segment.creator)
     data = struct.pack("=iIIIII", 0, segment.uid, segment.gid, 0, 0, segment.mode)
     syscalls.syscall_on("shmctl", segment.identifier, IPC_SET, data.ljust(_SHMID_DS_BYTES, b"\0"))
 
 
-def _fill(ctx: RestoreContext, segment: Segment) -> None:
-    size = segment.content.size_bytes
-    object_id = segment.content.object_id
+@contextmanager
+def _opened(segment: Segment) -> Iterator[int]:
+    """A descriptor of its inode."""
     with _Attached(segment.identifier) as link:
         fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
     try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _empty(segment: Segment) -> None:
+    """Nothing is in it then; huge pages are reserved anew, which attaching it does."""
+    with _opened(segment) as fd:
         os.truncate(fd, 0)
-        os.truncate(fd, size)
+        os.truncate(fd, segment.content.size_bytes)
+    with _Attached(segment.identifier):
+        pass
+
+
+def _fill(ctx: RestoreContext, segment: Segment) -> None:
+    size = segment.content.size_bytes
+    object_id = segment.content.object_id
+    ranges = ctx.contents.data_ranges(object_id)
+    with _opened(segment) as fd:
 
         def write(offset: int, data: memoryview) -> None:
             os.pwrite(fd, data[: size - offset], offset)
 
-        ctx.contents.copy_to(object_id, ctx.contents.data_ranges(object_id), write)
-    finally:
-        os.close(fd)
+        if segment.huge_page_bytes:
+            huge_pages.fill(ctx.contents, object_id, fd, segment.huge_page_bytes, ranges)
+        else:
+            ctx.contents.copy_to(object_id, ranges, write)
 
 
 def attach(ctx: RestoreContext, parts: Sequence[Part]) -> Iterator[Call]:
