@@ -1,9 +1,8 @@
 """Mount namespaces (mount_namespaces(7)): what is mounted where, how, and what of it propagates.
 
 A namespace that is the restorer's stays that; any other is made anew, once for all processes that were in it. What is
-mounted for the restorer as well comes from there, like a bind mount; a tmpfs that is nowhere else comes back with all
-that is in it (`tmpfs`), mqueue and sysfs as what they show (`shown_namespace`). So paths mean the same inside as
-before; here they are looked up by `sls.mount_tree`.
+mounted for the restorer as well comes from there, like a bind mount; filesystems that are nowhere else come back as
+well (`mounted_filesystem`). So paths mean the same inside as before; here they are looked up by `sls.mount_tree`.
 
 Not kept: other filesystems mounted only in there, mapped ids: refused; rights of a user namespace to change it: told.
 Kernel: Linux 5.12 (5.15 for propagation).
@@ -12,12 +11,11 @@ Kernel: Linux 5.12 (5.15 for propagation).
 import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Final, NamedTuple
 
 from sls import mounts, proc
-from sls.child import told_by_child, told_from_inside
-from sls.errors import RestoreConflictError, UnsupportedResourceError
+from sls.child import told_by_child
+from sls.errors import RestoreConflictError
 from sls.mount_copies import (
     How,
     Processes,
@@ -26,9 +24,7 @@ from sls.mount_copies import (
     copies,
     point_within,
     reach,
-    stay_with,
     steps_of,
-    visible_copies,
 )
 from sls.mount_tree import MountTree
 from sls.proc import MountLine
@@ -40,51 +36,20 @@ from sls.resources.base import (
     RestoreContext,
     RestoredProcess,
 )
-from sls.resources.namespaces import is_first
+from sls.resources.mounted_filesystem import (
+    Filesystem,
+    Filesystems,
+    make_early,
+    make_late,
+    refusal,
+)
 from sls.resources.own_namespace import ProcessNamespace, ProcessNamespaceRecord
-from sls.resources.shown_namespace import make_shown, namespace_shown, shows_one
-from sls.resources.tmpfs import Part, TmpfsTree, capture_tmpfs, fill_tmpfs
 
 _HERE: Final = -100
-_DELETED: Final = b"//deleted"
 _ATTRIBUTES: Final = {
     b"ro": mounts.READ_ONLY, b"nosuid": mounts.NO_SUID, b"nodev": mounts.NO_DEV, b"noexec": mounts.NO_EXEC,
     b"noatime": mounts.NO_ATIME, b"nodiratime": mounts.NO_DIR_ATIME, b"nosymfollow": mounts.NO_SYMLINKS,
 }  # fmt: skip
-_OTHER_SETTINGS: Final = (b"rw", b"ro", b"seclabel")
-_REMADE: Final = (b"tmpfs", b"proc", b"devpts")
-
-
-class Place(Record, frozen=True):
-    """A mount of the restorer's: the mount points to it from the root, each below the one before.
-
-    `root`: what of the filesystem it shows.
-    """
-
-    steps: Steps
-    root: bytes
-
-
-class Filesystem(Record, frozen=True):
-    """What is mounted. `place`: where the restorer has it too; else it is made with `settings`, and filled (`tree`).
-
-    `first_process`: of proc(5), pid 1 of the pid namespace that it shows, by our number; 0: it shows the restorer's.
-    `namespace`: the link of the namespace that it shows, of mqueue and sysfs; empty for the restorer's.
-    """
-
-    kind: bytes
-    source: bytes
-    settings: tuple[bytes, ...] = ()
-    place: Place | None = None
-    tree: TmpfsTree | None = None
-    is_read_only: bool = False
-    first_process: int = 0
-    namespace: bytes = b""
-
-    @property
-    def is_late(self) -> bool:
-        """Whether it shows what is not there yet when namespaces are made."""
-        return bool(self.first_process or self.namespace)
 
 
 class Mount(Record, frozen=True):
@@ -150,7 +115,7 @@ class MountNamespace(ProcessNamespace[MountNamespaceRecord]):
 
     def _make(self, ctx: RestoreContext, record: MountNamespaceRecord) -> int:
         """All but what shows processes that are not there yet, and what is mounted on that."""
-        bases = [-1 if one.is_late else _base(ctx, one) for one in record.filesystems]
+        bases = [-1 if one.is_late else make_early(ctx, one) for one in record.filesystems]
         built = _told(_Build(ctx, record, bases).begin)
         ctx.trees[record.link] = MountTree(record.link, ctx.opened(built.root))
         namespace = ctx.inheritable(ctx.opened(built.namespace))
@@ -168,7 +133,7 @@ class MountNamespace(ProcessNamespace[MountNamespaceRecord]):
         self, ctx: RestoreContext, record: MountNamespaceRecord, made: Sequence[int]
     ) -> None:
         """The processes are there, as the first record of the namespace says who is in which pid namespace."""
-        bases = [_base_inside(ctx, one) if one.is_late else -1 for one in record.filesystems]
+        bases = [make_late(ctx, one) if one.is_late else -1 for one in record.filesystems]
         build = _Build(ctx, record, bases)
         namespace = self.made(ctx, record)
         for words in _told(lambda: build.finish(namespace, made)).notes:
@@ -189,34 +154,23 @@ class _Capture:
         self._our_steps = steps_of(self._ours)
 
     def record(self) -> MountNamespaceRecord:
-        places = {one.device: self._place(one) for one in self._lines}
-        own = [device for device, place in places.items() if place is None]
-        trees, processes = self._looked_into(own)
-        devices = list(places)
-        filesystems = [
-            self._filesystem(device, places[device], trees.get(device), processes.get(device, 0))
-            for device in devices
-        ]
+        filesystems = Filesystems(self._ctx, self._process, self._lines, self._ours).captured()
+        devices = list(filesystems)
         numbers = [one.number for one in self._lines]
         return MountNamespaceRecord(
             link=self._process.tree.link,
-            filesystems=tuple(filesystems),
+            filesystems=tuple(filesystems.values()),
             mounts=tuple(
                 self._mount(line, numbers, devices.index(line.device)) for line in self._lines
             ),
             groups=tuple(self._groups()),
         )
 
-    def _refusal(self, line: MountLine, why: str) -> UnsupportedResourceError:
-        point = line.point.decode(errors="replace")
-        kind = line.kind.decode(errors="replace")
-        return self._process.unsupported(
-            "namespaces", f"a mount namespace of its own, in which {kind} on {point} {why}"
-        )
-
     def _mount(self, line: MountLine, numbers: Sequence[int], filesystem: int) -> Mount:
         if b"idmapped" in line.options:
-            raise self._refusal(line, "maps ids, which cannot be read back; mount it without")
+            raise refusal(
+                self._process, line, "maps ids, which cannot be read back; mount it without"
+            )
         is_root = line.parent not in numbers
         parent = None if is_root else self._lines[numbers.index(line.parent)]
         attributes = sum(bit for name, bit in _ATTRIBUTES.items() if name in line.options)
@@ -232,84 +186,6 @@ class _Capture:
             master=line.master,
             is_unbindable=line.is_unbindable,
         )
-
-    # --- filesystems ---
-
-    def _place(self, line: MountLine) -> Place | None:
-        """A mount of ours that shows all that those of the namespace show of a filesystem."""
-        roots = {one.root for one in self._lines if one.device == line.device}
-        found = [
-            one
-            for one in self._ours
-            if one.device == line.device and all(_is_below(root, one.root) for root in roots)
-        ]
-        if not found:
-            return None
-        best = next((one for one in found if one.point == line.point), found[0])
-        return Place(steps=self._our_steps[best.number], root=best.root)
-
-    def _filesystem(
-        self, device: int, place: Place | None, tree: TmpfsTree | None, first_process: int
-    ) -> Filesystem:
-        line = next(one for one in self._lines if one.device == device)
-        if any(one.root.endswith(_DELETED) for one in self._lines if one.device == device):
-            raise self._refusal(line, "shows a directory that is removed; unmount it there")
-        if place is None and line.kind not in _REMADE and not shows_one(line.kind):
-            raise self._refusal(
-                line,
-                "is mounted nowhere outside and cannot be made again; mount it outside as well, or unmount it there",
-            )
-        settings = [one for one in line.settings.split(b",") if one not in _OTHER_SETTINGS]
-        return Filesystem(
-            kind=line.kind,
-            source=line.source,
-            settings=tuple(settings) if place is None else (),
-            place=place,
-            tree=tree,
-            is_read_only=place is None and b"ro" in line.settings.split(b","),
-            first_process=first_process,
-            namespace=self._namespace(line) if place is None else b"",
-        )
-
-    def _namespace(self, line: MountLine) -> bytes:
-        if not shows_one(line.kind):
-            return b""
-        found = namespace_shown(self._ctx, line.kind, line.device)
-        if found is None:
-            raise self._refusal(line, "shows a namespace that no member is in; unmount it there")
-        return found
-
-    def _looked_into(self, own: Sequence[int]) -> tuple[dict[int, TmpfsTree], dict[int, int]]:
-        """Contents of each tmpfs that is ours nowhere; and whose processes each proc shows."""
-        tops = {device: _tops(self._lines, device) for device in own}
-        mine = [one for device in own for one in tops[device] if one.kind in (b"tmpfs", b"proc")]
-        if not mine:
-            return {}, {}
-        steps = steps_of(self._lines)
-        wanted = [Wanted(steps[one.number]) for one in mine]
-        descriptors = _seen_inside(self._process.tid, wanted)
-        parts: dict[int, list[Part]] = {}
-        processes: dict[int, int] = {}
-        for line, fd in zip(mine, descriptors, strict=True):
-            if fd < 0:
-                continue
-            self._ctx.at_end(partial(os.close, fd))
-            if line.kind == b"proc":
-                processes[line.device] = self._first_process(line, fd)
-            else:
-                parts.setdefault(line.device, []).append(Part(fd, line.root.lstrip(b"/")))
-        trees = {device: capture_tmpfs(self._ctx, device, one) for device, one in parts.items()}
-        return trees, processes
-
-    def _first_process(self, line: MountLine, fd: int) -> int:
-        """Who is pid 1 in a proc; 0 if it is that of ours. The machine's own may not be looked at."""
-        if _link_in(fd, "self") == str(os.getpid()):
-            return 0
-        found = _link_in(fd, "1/ns/pid").encode()
-        for one in self._ctx.processes.values():
-            if one.settled_link("ns/pid") == found and is_first(one):
-                return one.pid
-        raise self._refusal(line, "shows processes that are not in the partition; run it without")
 
     def _groups(self) -> Iterator[Group]:
         wanted = {number for one in self._lines for number in (one.shared, one.master) if number}
@@ -333,108 +209,7 @@ def _sorted(lines: Sequence[MountLine]) -> list[MountLine]:
     return found
 
 
-def _link_in(folder: int, name: str) -> str:
-    """A link's target; empty where it is not there, or may not be read."""
-    try:
-        return os.readlink(name, dir_fd=folder)
-    except OSError:
-        return ""
-
-
-def _is_below(path: bytes, folder: bytes) -> bool:
-    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
-
-
-def _tops(lines: Sequence[MountLine], device: int) -> list[MountLine]:
-    """Mounts that together show all that is seen of a filesystem, none of them twice."""
-    found: list[MountLine] = []
-    for line in sorted(lines, key=lambda one: len(one.root)):
-        if line.device == device and not any(_is_below(line.root, one.root) for one in found):
-            found.append(line)
-    return found
-
-
-def _seen_inside(tid: int, wanted: Sequence[Wanted]) -> list[int]:
-    """Copies that are looked at without a trace; -1 for what nobody can see there, not even by unmounting (MNT_LOCKED).
-
-    A child costs milliseconds, in which all stand still: it is for what lies under other mounts.
-    """
-    with stay_with(tid) as processes:
-        made = visible_copies(processes, wanted, _READING)
-    hidden = [number for number, fd in enumerate(made) if fd < 0]
-    if hidden:
-        under = [wanted[number] for number in hidden]
-        found = told_by_child(partial(_hidden_copies, tid, under), list[int])
-        for number, fd in zip(hidden, found, strict=True):
-            made[number] = fd
-    for fd in made:
-        if fd >= 0:
-            mounts.make_read_only(fd)
-    return made
-
-
-def _hidden_copies(tid: int, wanted: Sequence[Wanted]) -> list[int]:
-    """In a child."""
-    processes = Processes()
-    namespace = os.open(f"/proc/{tid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        mounts.enter(namespace)
-        return copies(processes, wanted, _READING)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return [-1] * len(wanted)
-    finally:
-        os.close(namespace)
-        processes.close()
-
-
-def _copy(mount: int) -> int:
-    try:
-        return mounts.copy_of(mount)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return mounts.whole_copy_of(
-            mount
-        )  # what lies under the mounts on it nobody there can see either
-
-
-_READING: Final = How(copy=_copy)
-
-
 # --- restore --------------------------------------------------------------------------------------------------------
-
-
-def _base(ctx: RestoreContext, filesystem: Filesystem) -> int:
-    """A descriptor of a new filesystem, filled; -1 for one that is mounted already."""
-    if filesystem.place is not None:
-        return -1
-    name = filesystem.kind.decode(errors="replace")
-    try:
-        base = ctx.opened(mounts.fresh(filesystem.kind, filesystem.source, filesystem.settings))
-        if filesystem.tree is not None:
-            fill_tmpfs(ctx, base, filesystem.tree)
-        if filesystem.is_read_only:
-            ctx.at_last(lambda: mounts.make_filesystem_read_only(base))
-    except OSError as error:
-        raise RestoreConflictError(
-            f"{name} of a mount namespace cannot be made again: {error.strerror}; see to it and restore again",
-            error.errno or errno.EIO,
-        ) from error
-    return base
-
-
-def _base_inside(ctx: RestoreContext, filesystem: Filesystem) -> int:
-    """A descriptor of one that shows a namespace of the members' own."""
-    what = filesystem.kind, filesystem.source, filesystem.settings
-    if filesystem.first_process:
-        make = partial(mounts.fresh, *what)
-        return ctx.opened(told_from_inside(filesystem.first_process, make, int))
-    base = ctx.opened(make_shown(ctx, *what, filesystem.namespace))
-    if filesystem.is_read_only:
-        ctx.at_last(lambda: mounts.make_filesystem_read_only(base))
-    return base
 
 
 def _late(record: MountNamespaceRecord) -> frozenset[int]:
