@@ -14,6 +14,8 @@ from xxhash import xxh32_intdigest
 BLOCK_BYTES = 65536  # The least of the sizes that a frame may have.
 LZ4 = 1  # The flag of a record whose body is compressed.
 _FRAMED_BLOCKS = 16
+_SAMPLE_BYTES = 4096  # of each block.
+_GAIN_SHIFT = 8
 _FRAME_HEADER_BYTES = 7  # Magic, flags, largest block, checksum: no size, no dictionary.
 _BLOCK_SIZE = struct.Struct("<I")
 # Magic, flags (version 1, independent blocks, size told), largest block: 64 KiB.
@@ -56,8 +58,46 @@ def compress_frame(raw: memoryview) -> bytes:
     )
 
 
-def take_blocks(frame: bytes, raw: memoryview) -> list[Body]:
-    """The blocks of a frame, each as `compress` makes it."""
+class StreamCompressor:
+    """Frames of the pieces of one stream; pieces that would gain nothing are not compressed.
+
+    After a piece that gained less than 1/256 a page of each block of the next tells whether that
+    one is worth it. What such a sample may miss costs room, nothing else: few pages among many,
+    or a likeness between pages only. Several threads may use it.
+    """
+
+    def __init__(self) -> None:
+        self._gained = True
+        self._turn = 0
+
+    def compress(self, raw: memoryview) -> bytes | None:
+        """A frame for `take_blocks`, None where the bytes are to be taken as they are."""
+        if len(raw) < _FRAMED_BLOCKS * BLOCK_BYTES:
+            return compress_frame(raw)
+        if not self._gained:
+            sample = self._sample(raw)
+            self._gained = _gains(compress_frame(sample), sample)
+            if not self._gained:
+                return None
+        frame = compress_frame(raw)
+        self._gained = _gains(frame, raw)
+        return frame
+
+    def _sample(self, raw: memoryview) -> memoryview:
+        """A page of each block, another one each time."""
+        self._turn = (self._turn + 5 * _SAMPLE_BYTES) % BLOCK_BYTES
+        starts = range(self._turn, len(raw), BLOCK_BYTES)
+        return memoryview(b"".join([raw[start : start + _SAMPLE_BYTES] for start in starts]))
+
+
+def _gains(frame: bytes, raw: memoryview) -> bool:
+    return len(frame) < len(raw) - (len(raw) >> _GAIN_SHIFT)
+
+
+def take_blocks(frame: bytes | None, raw: memoryview) -> list[Body]:
+    """The blocks of a frame, each as `compress` makes it; without one the bytes themselves."""
+    if frame is None:
+        return [(raw[start : start + BLOCK_BYTES], 0) for start in range(0, len(raw), BLOCK_BYTES)]
     view = memoryview(frame)
     bodies: list[Body] = []
     at = _FRAME_HEADER_BYTES

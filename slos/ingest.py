@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_digest
 
-from slos.codec import Body, compress_blocks, compress_frame, take_blocks
+from slos.codec import Body, StreamCompressor, compress_blocks, take_blocks
 from slos.core import Core
 from slos.format import BLOCK_PAGES, U64, Array, Draft, encode_pages
 from slos.store import PAGE_BYTES
@@ -103,9 +103,16 @@ def examine(data: memoryview) -> Examined:
 
 
 def prepare(
-    core: Core, data: memoryview, examined: Examined, held: list[Array], *, threaded: bool = False
+    core: Core,
+    data: memoryview,
+    examined: Examined,
+    held: list[Array],
+    compressor: StreamCompressor | None = None,
 ) -> Batch:
-    """Turn whole pages into records. Ids of shared pages are added to `held`."""
+    """Turn whole pages into records. Ids of shared pages are added to `held`.
+
+    With a compressor, that of a long piece's stream, a thread of the store compresses them.
+    """
     rows, hashes, distinct, filled, total = examined
     core.counts.pages_written += total
     core.counts.pages_zero += total - len(rows)
@@ -114,14 +121,14 @@ def prepare(
     found = core.share(hashes, rows, held)
     twins = None if len(distinct) == len(hashes) else _twins(hashes, rows)
     if found is None and twins is None and filled is None:
-        return _new_pages(core, data, hashes, threaded=threaded)
+        return _new_pages(core, data, hashes, compressor)
     ids = np.zeros(len(rows), np.uint64) if found is None else found
     is_fresh = ids == 0
     if twins is not None:
         is_fresh &= twins == np.arange(len(twins))
     fresh = np.flatnonzero(is_fresh)
     core.counts.pages_shared += len(rows) - len(fresh)
-    batch = _new_pages(core, _gather(rows, fresh), hashes[fresh], threaded=threaded)
+    batch = _new_pages(core, _gather(rows, fresh), hashes[fresh], compressor)
     ids[fresh] = batch.ids
     if twins is not None:
         ids = np.where(ids == 0, ids[twins], ids)
@@ -132,21 +139,23 @@ def prepare(
     return batch
 
 
-def _new_pages(core: Core, data: memoryview, hashes: Array, *, threaded: bool) -> Batch:
+def _new_pages(
+    core: Core, data: memoryview, hashes: Array, compressor: StreamCompressor | None
+) -> Batch:
     """Pages of which the store has none."""
     count = len(hashes)
     with core.lock:
         block = core.catalog.take_blocks(-(-count // BLOCK_PAGES))
     first = block * BLOCK_PAGES
     ids = np.arange(first, first + count, dtype=np.uint64)
-    return Batch(ids, block, ids, hashes, _bodies(core, data, threaded=threaded))
+    return Batch(ids, block, ids, hashes, _bodies(core, data, compressor))
 
 
-def _bodies(core: Core, data: memoryview, *, threaded: bool) -> _Bodies:
+def _bodies(core: Core, data: memoryview, compressor: StreamCompressor | None) -> _Bodies:
     """The compressed blocks, when they are asked for."""
-    if not threaded:
+    if compressor is None:
         return partial(compress_blocks, data)
-    frame = core.pool.submit(compress_frame, data)
+    frame = core.pool.submit(compressor.compress, data)
     # The thread that compresses does only that; whoever writes takes the frame apart.
     return lambda: take_blocks(frame.result(), data)
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from slos import ingest
 from slos.catalog import CommitRecord, Generation, Run
+from slos.codec import StreamCompressor
 from slos.core import COMPRESS_THREADS, Core
 from slos.errors import InvalidRequestError
 from slos.extents import (
@@ -129,6 +130,7 @@ class ObjectTransaction:
         self._held: list[Array] = []
         self._first_block: int | None = None
         self._stored_bytes = 0
+        self._compressor = StreamCompressor()
         with core.lock:
             core.enter(self)
             if parent is not None:
@@ -338,7 +340,7 @@ class ObjectTransaction:
                     not hashes.isdisjoint(own) for _, own in waiting
                 ):
                     waiting.popleft()[0].result()
-                batch = self._ingest(piece, examined, threaded=True)
+                batch = self._ingest(piece, examined, self._compressor)
                 waiting.append((self._core.writer.submit(self._append, batch), hashes))
                 self._parts.append(Part(object_id, part, batch.ids))
         finally:
@@ -348,12 +350,15 @@ class ObjectTransaction:
             future.result()
 
     def _ingest(
-        self, data: memoryview, examined: ingest.Examined, *, threaded: bool = False
+        self,
+        data: memoryview,
+        examined: ingest.Examined,
+        compressor: StreamCompressor | None = None,
     ) -> ingest.Batch:
         if self._first_block is None:
             with self._core.lock:
                 self._first_block = self._core.catalog.next_block
-        return ingest.prepare(self._core, data, examined, self._held, threaded=threaded)
+        return ingest.prepare(self._core, data, examined, self._held, compressor)
 
     def _append(self, batch: ingest.Batch) -> None:
         core = self._core
