@@ -38,7 +38,6 @@ class FrozenThread:
     registers: Registers
     sigmask: int
     is_group_stopped: bool = False
-    is_seccomp_suspended: bool = False
     rseq: RseqConfiguration = NO_RSEQ
     sleeping_call: SleepingCall | None = None
 
@@ -170,6 +169,17 @@ class Frozen:
                 pass
             zombies.discard(pid)
 
+    def confirm_sleep(self, thread: FrozenThread, switches: int) -> None:
+        """The stopped thread has gone to sleep so many times: what is left of its call depends on that."""
+        if thread.sleeping_call is not None:
+            thread.sleeping_call = self._sleepers.confirm(
+                thread.tid, thread.registers, thread.sleeping_call, switches
+            )
+
+    def note_run(self, tid: int, stops: int) -> None:
+        """A stopped thread has run for us, to so many stops more."""
+        self._sleepers.ran(tid, stops)
+
     # --- becoming the tracer ---
 
     def _seize_new(self, gone: set[int]) -> list[tuple[int, int]]:
@@ -259,7 +269,6 @@ class Frozen:
                 registers=registers,
                 sigmask=syscalls.get_sigmask(tid),
                 is_group_stopped=stop.signal != signal.SIGTRAP,
-                is_seccomp_suspended=_suspend_seccomp(tid),
                 rseq=syscalls.rseq_configuration(tid),
             )
             if not thread.is_group_stopped:
@@ -307,14 +316,6 @@ class Frozen:
                 _strays.add(tid)
         self._tids.clear()
         self._stopped.clear()
-
-
-def _suspend_seccomp(tid: int) -> bool:
-    try:
-        syscalls.suspend_seccomp(tid)
-    except OSError:  # we have not the right to, or are filtered ourselves
-        return False
-    return True
 
 
 _strays: set[int] = set()  # interrupted, but asleep uninterruptibly until now

@@ -23,9 +23,15 @@ def _pool(pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "sls-helper", _start)
 
 
+@lru_cache(maxsize=1)
+def _processors() -> int:
+    """How many there are: a file of sysfs, which is not to be read while members stand still."""
+    return os.cpu_count() or 1
+
+
 def run_both(one: Callable[[], object], other: Callable[[], object]) -> None:
     """Run both at the same time; when they have ended, raise what went wrong in either."""
-    if (os.cpu_count() or 1) < 2:
+    if _processors() < 2:
         one()
         other()
         return

@@ -7,6 +7,7 @@ Knows no resource. Kernel: Linux 5.8.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from sls import mounts, proc
 from sls.mount_copies import stay_with
@@ -73,10 +74,15 @@ class MountTree:
 OURS = MountTree()
 
 
-def enter(tid: int) -> MountTree:
-    """The namespace that a thread is in, where it is not ours."""
-    link = proc.link(tid, "ns/mnt")
-    if link == proc.link(os.getpid(), "ns/mnt"):
+@lru_cache(maxsize=1)
+def _own_link(pid: int) -> bytes:
+    """Of the namespace of this process, which it never leaves but for a stay."""
+    return proc.link(pid, "ns/mnt")
+
+
+def enter(tid: int, link: bytes) -> MountTree:
+    """The namespace that a thread is in, where it is not ours. `link`: what tells it."""
+    if link == _own_link(os.getpid()):
         return OURS
     with stay_with(tid) as processes:
         lines = processes.lines()

@@ -138,6 +138,10 @@ class Observations:
         self._next_leisurely[key] = look
         return self._told(key, look)
 
+    def seen(self, key: Hashable) -> Any:
+        """What was seen of that key in this capture until now; None when nothing."""
+        return self._seen.get(key)
+
     def _told(self, key: Hashable, look: Callable[[], T]) -> T:
         if key not in self._seen:
             self.must_be_at_rest(f"{key}")

@@ -34,42 +34,49 @@ def read(pid: int, name: str) -> bytes:
 
 Read = Callable[[int, str], bytes]  # `read` or `reread`
 
-_open_files: dict[tuple[int, str], int] = {}  # of `reread`, in the order of their first use
+_open_files: dict[
+    int, dict[str, int]
+] = {}  # of `reread`: number → name → descriptor, the oldest first
 _MOST_OPEN: Final = 512
 
 
 def reread(pid: int, name: str) -> bytes:
     """`read` of a file that is read again and again: it stays open, which saves most of the time.
 
-    Not for what belongs to an address space (maps, auxv, mem): an open one stays with that which execve(2) replaces;
-    nor for `children`, which reads as empty when the task has ended and another one has its number.
-    For one thread alone.
+    Not for what belongs to an address space (maps, auxv, mem): an open one stays with that which execve(2) replaces.
+    `children` of an ended task reads as empty, also when another one has its number, until any other file of that
+    number was asked for. For one thread alone.
     """
-    key = (pid, name)
-    fd = _open_files.get(key)
+    fd = _open_files.get(pid, {}).get(name)
     if fd is not None:
         with suppress(ProcessLookupError, FileNotFoundError):  # fdinfo says the latter
             return _read_from_start(fd, name)
-        os.close(_open_files.pop(key))  # it has ended; the number may be another one's now
+        _close_files(pid)  # it has ended; the number may be another one's now
     try:
         fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        if len(_open_files) >= _MOST_OPEN:
-            os.close(_open_files.pop(next(iter(_open_files))))
-        _open_files[key] = fd
+        if sum(map(len, _open_files.values())) >= _MOST_OPEN:
+            _close_files(next(iter(_open_files)))
+        _open_files.setdefault(pid, {})[name] = fd
         return _read_from_start(fd, name)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise TaskDiedError(pid, f"reading {name}") from error
 
 
-# Files of one record (ONE in fs/proc/base.c, and fdinfo), which one read with room to spare has read to their end.
+def _close_files(pid: int) -> None:
+    for fd in _open_files.pop(pid).values():
+        os.close(fd)
+
+
+# Files of one record (ONE and single_open in fs/proc/base.c, and fdinfo): one read with room to spare has read them to
+# their end.
 _OF_ONE_RECORD: Final = frozenset(
-    ["stat", "statm", "status", "syscall", "wchan", "limits", "cgroup", "personality"]
+    ["stat", "statm", "status", "sched", "syscall", "wchan", "limits", "cgroup", "personality"]
 )
 
 
 def _read_from_start(fd: int, name: str) -> bytes:
     text = os.pread(fd, _FIRST_READ_BYTES, 0)
-    if 0 < len(text) < _FIRST_READ_BYTES and _is_of_one_record(name):
+    if not text or (len(text) < _FIRST_READ_BYTES and _is_of_one_record(name)):
         return text
     chunk = os.pread(fd, 1024 if len(text) < 1024 else _NEXT_READ_BYTES, len(text))
     if not chunk:
@@ -195,7 +202,7 @@ def children(pid: int, reader: Read = read) -> list[int]:
     found: list[int] = []
     for tid in threads(pid, reader):
         try:
-            found += map(int, read(pid, f"task/{tid}/children").split())
+            found += map(int, reader(tid, f"task/{tid}/children").split())
         except TaskDiedError:
             continue  # that thread ended: its children moved to another one or away
     return found

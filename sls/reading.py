@@ -128,7 +128,7 @@ class Reading:
         for process in self._session.processes:
             link = proc.link(process.tid, "ns/mnt")
             if link not in entered:
-                entered[link] = enter(process.tid)
+                entered[link] = enter(process.tid, link)
                 if entered[link].link:
                     self._lasting.callback(os.close, entered[link].root)
             process.tree = entered[link]
@@ -318,8 +318,7 @@ def _inside(status: Mapping[str, str]) -> Inside | None:
 def _inside_of_thread(process: CapturedProcess, tid: int) -> tuple[int, ...]:
     if not proc.numbers_below(process.status).task:
         return ()
-    status = proc.Fields(process.read_of_thread(tid, "status"))
-    return proc.numbers_below(status).task
+    return proc.numbers_below(process.status_of(tid)).task
 
 
 _FILES_CAN_WAIT: Final = "files can wait"

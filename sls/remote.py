@@ -313,8 +313,9 @@ class Borrowed:
     Killed at any moment, this process leaves a thread that is whole: with its own registers and mask, or somewhere in
     the code, which puts back both. So the registers change first and the mask after them, and back the other way.
     `numbers`: pid and tid as the thread itself knows them, who may be in another pid namespace.
-    `births` collects tids that the thread's calls made (clone3). Signals that arrive meanwhile stay queued in the
-    kernel; the one kind that cannot be blocked and does not kill (SIGSTOP) is sent again by `give_back`.
+    `births` collects tids that the thread's calls made (clone3); `stops` counts how often it has stopped since. Signals
+    that arrive meanwhile stay queued in the kernel; the one kind that cannot be blocked and does not kill (SIGSTOP) is
+    sent again by `give_back`.
     """
 
     def __init__(
@@ -333,6 +334,7 @@ class Borrowed:
         self.mask = mask
         self.stop_signal = stop_signal
         self.births: list[int] = []
+        self.stops = 0
         self._deferred: list[int] = []
         self._is_masked = False
         self._is_back = False
@@ -365,6 +367,7 @@ class Borrowed:
         """Wait for the signal raised at the end of the table; one of that number from elsewhere finds another place."""
         while True:
             stop = syscalls.wait_stop(self.tid)
+            self.stops += 1
             if stop.event in syscalls.BIRTH_EVENTS:
                 self.births.append(syscalls.event_message(self.tid))
             elif not stop.event:

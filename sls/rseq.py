@@ -14,9 +14,10 @@ def leave_sequence(thread: FrozenThread) -> None:
     """Point the registers of a thread inside a sequence at its abort handler.
 
     The kernel forgets the sequence once the thread runs elsewhere (our calls), so it is aborted here as a preemption
-    would (kernel/rseq.c); the running thread gets the same.
+    would (kernel/rseq.c); the running thread gets the same. A thread in a system call is in none: a sequence may make
+    no calls.
     """
-    if not thread.rseq.address:
+    if not thread.rseq.address or not thread.registers.orig_rax >> 63:
         return
     tid, registers = thread.tid, thread.registers
     place = thread.rseq.address + _CS_OFFSET

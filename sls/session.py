@@ -39,7 +39,7 @@ from sls.remote import (
 )
 from sls.resources import CapturedProcess, Content, Memo, MemorySource
 from sls.rseq import leave_sequence
-from sls.sharing import refuse_foreign, refuse_shared
+from sls.sharing import refuse_foreign, refuse_shared, refuse_unshared
 from sls.syscalls import PAGE_BYTES
 
 Shape = tuple[object, ...]
@@ -120,18 +120,21 @@ class Session:
         member = self._find_member(pid, frozen.leader.tid, proc.start_time(pid, proc.reread))
         self.members[pid] = member
         member.tracker.pid = frozen.leader.tid  # another thread's, once the leader has ended
-        refuse_foreign(frozen)
         process = CapturedProcess(
             frozen, member.object_id, member.memo,
             member.looks if self._is_noted else Observations(),
             is_tracked=member.tracker.is_tracking,
         )  # fmt: skip
         self._cleanup.callback(process.close)
+        refuse_unshared(process)
+        refuse_foreign(process)
         stop_signal = quiet_signal(process.status)
         own_pid = proc.numbers_below(process.status).process[-1:]
         for thread in frozen.threads.values():
             leave_sequence(thread)
-            numbers = (own_pid[0], _own_number(pid, thread.tid)) if own_pid else None
+            switches = int(process.status_of(thread.tid)["voluntary_ctxt_switches"])
+            self._frozen.confirm_sleep(thread, switches)
+            numbers = (own_pid[0], _own_number(process, thread.tid)) if own_pid else None
             borrowed = Borrowed(
                 pid, thread.tid, thread.registers, thread.sigmask, stop_signal, numbers
             )
@@ -169,6 +172,8 @@ class Session:
                 self.members[process.pid].arena = None
         except TaskDiedError:
             return  # nothing to give back to
+        for tid in process.frozen.threads:
+            self._frozen.note_run(tid, self._threads[tid].stops)
 
     # --- asking ---
 
@@ -264,9 +269,9 @@ def private_mappings(vmas: Sequence[VmaLine], arena: Arena | None) -> list[VmaLi
     ]
 
 
-def _own_number(pid: int, tid: int) -> int:
+def _own_number(process: CapturedProcess, tid: int) -> int:
     """What a thread in another pid namespace calls itself."""
-    return proc.numbers_below(proc.status(pid, tid)).task[-1]
+    return proc.numbers_below(process.status_of(tid)).task[-1]
 
 
 def copy_content(content: Content, source: MemorySource, buffer: CopyBuffer) -> CapturedObject:

@@ -9,9 +9,10 @@ from functools import cmp_to_key, partial
 from itertools import pairwise
 from typing import Final
 
-from sls import proc, syscalls
+from sls import syscalls
 from sls.errors import TaskDiedError, UnsupportedResourceError
 from sls.freeze import FrozenProcess
+from sls.resources import CapturedProcess
 
 _KINDS: Final = {
     syscalls.KCMP_VM: ("memory", "its address space (CLONE_VM)"),
@@ -27,15 +28,13 @@ def _order(kind: int, left: int, right: int) -> int:
 
 
 def refuse_shared(processes: Iterable[FrozenProcess]) -> None:
-    """UnsupportedResourceError when two processes share what cannot be kept shared, or a thread has its own."""
+    """UnsupportedResourceError when two processes share what cannot be kept shared."""
     tids = {process.leader.tid: process for process in processes}
     for kind, (resource, what) in _KINDS.items():
         if pair := _equal_pair(tids, kind):
             pids = sorted(tids[tid].pid for tid in pair)
             detail = f"it shares {what} with pid {pids[0]}, which is not supported"
             raise UnsupportedResourceError(pids[1], resource, detail)
-    for process in tids.values():
-        _refuse_unshared(process)
 
 
 def is_shared(pids: Iterable[int]) -> bool:
@@ -51,34 +50,39 @@ def _equal_pair(tids: Iterable[int], kind: int) -> tuple[int, int] | None:
     return next((two for two in pairwise(ordered) if not syscalls.kcmp(*two, kind)), None)
 
 
-def _refuse_unshared(process: FrozenProcess) -> None:
-    leader = process.leader.tid
-    for tid in process.threads:
-        for kind in (syscalls.KCMP_FILES, syscalls.KCMP_FS):
-            if tid != leader and syscalls.kcmp(leader, tid, kind):
+def refuse_unshared(process: CapturedProcess) -> None:
+    """UnsupportedResourceError when a thread has what all of its process should share."""
+    leader = process.tid
+    for tid in process.frozen.threads:
+        for kind in (syscalls.KCMP_FILES, syscalls.KCMP_FS) if tid != leader else ():
+            compare = partial(syscalls.kcmp, leader, tid, kind)
+            if process.looks.at_leisure(("shares", leader, tid, kind), compare):
                 resource, _ = _KINDS[kind]
                 detail = f"thread {tid} has its own (unshare(2)), which is not supported"
-                raise UnsupportedResourceError(process.pid, resource, detail)
+                raise process.unsupported(resource, detail)
 
 
-def refuse_foreign(process: FrozenProcess) -> None:
-    """UnsupportedResourceError for a program that cannot make our calls: a 32-bit one, one that a filter would kill.
+def refuse_foreign(process: CapturedProcess) -> None:
+    """UnsupportedResourceError for a program that cannot make our calls: a 32-bit one, one that gets them as signals.
 
-    Nor one that gets its calls as signals.
+    Nor one with a filter that would kill it for them, unless that can be suspended.
     """
-    if any(thread.registers.cs == _CODE_32_BIT for thread in process.threads.values()):
-        raise UnsupportedResourceError(
-            process.pid, "registers", "a 32-bit program is not supported"
-        )
-    for tid, thread in process.threads.items():
+    threads = process.frozen.threads
+    if any(thread.registers.cs == _CODE_32_BIT for thread in threads.values()):
+        raise process.unsupported("registers", "a 32-bit program is not supported")
+    for tid in threads:
         if syscalls.dispatches_calls(tid):
-            raise UnsupportedResourceError(
-                process.pid, f"thread {tid}", "syscall user dispatch (prctl(2)) is not supported"
-            )
-        if (
-            not thread.is_seccomp_suspended
-            and proc.status(process.leader.tid, tid)["Seccomp"] != "0"
-        ):
-            raise UnsupportedResourceError(
-                process.pid, "seccomp", "its filter cannot be suspended; root's rights are needed"
-            )
+            detail = "syscall user dispatch (prctl(2)) is not supported"
+            raise process.unsupported(f"thread {tid}", detail)
+        if process.status_of(tid)["Seccomp"] != "0" and not _is_filter_suspended(tid):
+            detail = "its filter cannot be suspended; root's rights are needed"
+            raise process.unsupported("seccomp", detail)
+
+
+def _is_filter_suspended(tid: int) -> bool:
+    """Whether the thread's filters sleep from now on, until it is let go."""
+    try:
+        syscalls.suspend_seccomp(tid)
+    except OSError:  # we have not the right to, or are filtered ourselves
+        return False
+    return True

@@ -65,10 +65,15 @@ _SWITCHES = re.compile(rb"nr_voluntary_switches\s*:\s*(\d+)")
 
 
 class SleepingCall(NamedTuple):
-    """A call that the thread is to make again. `remaining_ns` is None where it has no relative timeout."""
+    """A call that the thread is to make again. `remaining_ns` is None where it has no relative timeout.
+
+    `whole_ns`: what remains if the thread went to sleep another number of times than `switches` until it was stopped.
+    """
 
     number: int
     remaining_ns: int | None
+    whole_ns: int | None = None
+    switches: int = 0
 
 
 class _Asleep(NamedTuple):
@@ -86,6 +91,11 @@ class _Known(NamedTuple):
     place: tuple[int, int]  # rip, rsp
     number: int
     deadline_ns: int | None
+    switches: int  # until it was let go
+
+    @property
+    def left_ns(self) -> int | None:
+        return None if self.deadline_ns is None else max(0, self.deadline_ns - time.monotonic_ns())
 
 
 class Sleepers:
@@ -115,7 +125,7 @@ class Sleepers:
         return number
 
     def settle(self, tid: int, registers: Registers) -> SleepingCall | None:
-        """What the stopped thread sleeps in. Calls that would answer EINTR are made to be made again."""
+        """What the stopped thread sleeps in, for `confirm`. Calls that would answer EINTR are made to be made again."""
         known, asleep = self._known.pop(tid, None), self._asleep.pop(tid, None)
         if known is not None and _is_about_to_restart(registers, known):
             # stopped again before it made its call again: as it was, with the kernel's restart block still there
@@ -126,12 +136,7 @@ class Sleepers:
             return None
         code = (registers.rax ^ _MASK64) + 1
         if code == ERESTART_RESTARTBLOCK:
-            call = self._blocked(tid, registers, known, asleep)
-            deadline = None
-            if call.remaining_ns is not None:
-                deadline = time.monotonic_ns() + call.remaining_ns
-            self._known[tid] = _Known((registers.rip, registers.rsp), call.number, deadline)
-            return call
+            return self._blocked(tid, registers, known, asleep)
         if code == errno.EINTR and registers.orig_rax in _INTERRUPTED and not _has_signal(tid):
             registers.rax = _MASK64 + 1 - ERESTARTNOHAND
             remaining = _remaining(tid, registers.orig_rax, registers, asleep)
@@ -139,19 +144,42 @@ class Sleepers:
                 set_timeout(tid, registers, registers.orig_rax, remaining, below_stack(registers))
         return None
 
+    def confirm(
+        self, tid: int, registers: Registers, call: SleepingCall, switches: int
+    ) -> SleepingCall:
+        """`call` of the stopped thread, which has gone to sleep so many times: whole again if it ran meanwhile."""
+        if call.whole_ns is not None and call.switches != switches:
+            call = SleepingCall(call.number, call.whole_ns)
+        deadline = None
+        if call.remaining_ns is not None:
+            deadline = time.monotonic_ns() + call.remaining_ns
+        self._known[tid] = _Known((registers.rip, registers.rsp), call.number, deadline, switches)
+        return call
+
+    def ran(self, tid: int, stops: int) -> None:
+        """The thread has run for us since it was stopped, and has stopped so many times more."""
+        if (known := self._known.get(tid)) is not None:
+            self._known[tid] = known._replace(switches=known.switches + stops)
+
     @staticmethod
     def _blocked(
         tid: int, registers: Registers, known: _Known | None, asleep: _Asleep | None
     ) -> SleepingCall:
         number = registers.orig_rax
+        if known is not None and known.place != (registers.rip, registers.rsp):
+            known = None
         if number == RESTART_SYSCALL:
-            if known is not None and known.place == (registers.rip, registers.rsp):
-                left = None
-                if known.deadline_ns is not None:
-                    left = max(0, known.deadline_ns - time.monotonic_ns())
-                return SleepingCall(known.number, left)
+            if known is not None:
+                return SleepingCall(known.number, known.left_ns)
             number = _guess(registers, asleep.channel if asleep else b"")
-        return SleepingCall(number, _remaining(tid, number, registers, asleep))
+        whole = _timeout_ns(tid, number, registers)
+        if whole is not None and asleep is None and known is not None and known.number == number:
+            # stopped again before it had left its last stop
+            return SleepingCall(number, known.left_ns, whole, known.switches + 1)
+        if whole is None or asleep is None or not _is_in(asleep, number):
+            return SleepingCall(number, whole)
+        slept = time.monotonic_ns() - asleep.since_ns
+        return SleepingCall(number, _left(whole, slept), whole, asleep.switches + 1)
 
 
 def _is_about_to_restart(registers: Registers, known: _Known) -> bool:
@@ -197,16 +225,25 @@ def _slept_ns(tid: int, asleep: _Asleep | None) -> int:
     """How long the thread slept until it was stopped, if it ran no more than to stop since it was looked at."""
     if asleep is None or _last_ran(tid)[1] != asleep.switches + 1:
         return 0
-    return max(0, time.monotonic_ns() - asleep.since_ns)
+    return time.monotonic_ns() - asleep.since_ns
+
+
+def _is_in(asleep: _Asleep, number: int) -> bool:
+    """Whether it was that call that the thread was seen in."""
+    return asleep.number in (number, RESTART_SYSCALL)
+
+
+def _left(whole_ns: int, slept_ns: int) -> int:
+    return max(0, whole_ns - max(0, slept_ns))
 
 
 def _remaining(tid: int, number: int, registers: Registers, asleep: _Asleep | None) -> int | None:
     whole = _timeout_ns(tid, number, registers)
     if whole is None:
         return None
-    if asleep is not None and asleep.number not in (number, RESTART_SYSCALL):
+    if asleep is not None and not _is_in(asleep, number):
         asleep = None
-    return max(0, whole - _slept_ns(tid, asleep))
+    return _left(whole, _slept_ns(tid, asleep))
 
 
 def _timeout_ns(tid: int, number: int, registers: Registers) -> int | None:

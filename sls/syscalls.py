@@ -74,7 +74,7 @@ VFORK_EVENT: Final = PTRACE_EVENT_VFORK
 
 SIGINFO_BYTES: Final = 128
 SIGMASK_BYTES: Final = 8
-_SCHED_ATTR_LIMIT_BYTES: Final = 256
+SCHED_ATTR_LIMIT_BYTES: Final = 256
 XSTATE_LIMIT_BYTES: Final = 16384
 WALL: Final = 0x40000000  # __WALL of wait(2)
 
@@ -594,18 +594,10 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
     return syscall("pidfd_getfd", pidfd, fd, 0)
 
 
-def robust_list(tid: int) -> tuple[int, int]:
-    """get_robust_list(2): head address and length in bytes of the thread's robust futex list."""
-    head = ctypes.c_uint64()
-    length = ctypes.c_uint64()
-    syscall("get_robust_list", tid, ctypes.addressof(head), ctypes.addressof(length))
-    return head.value, length.value
-
-
 def scheduler(tid: int) -> bytes:
     """sched_getattr(2): struct sched_attr of one thread."""
-    buffer = ctypes.create_string_buffer(_SCHED_ATTR_LIMIT_BYTES)
-    syscall("sched_getattr", tid, ctypes.addressof(buffer), _SCHED_ATTR_LIMIT_BYTES, 0)
+    buffer = ctypes.create_string_buffer(SCHED_ATTR_LIMIT_BYTES)
+    syscall("sched_getattr", tid, ctypes.addressof(buffer), SCHED_ATTR_LIMIT_BYTES, 0)
     return buffer.raw[: int.from_bytes(buffer.raw[:4], "little")]
 
 

@@ -10,7 +10,7 @@ import fcntl
 import os
 import signal
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache, partial
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
@@ -225,6 +225,10 @@ def _own_ipc(pid: int) -> bytes:
     return proc.link(pid, "ns/ipc")
 
 
+def _key(name: str) -> Hashable:
+    return "read", name
+
+
 class CapturedProcess:
     """A frozen process while it is read. Text of /proc is read once and kept for the capture (`looks`).
 
@@ -253,7 +257,8 @@ class CapturedProcess:
         self._is_tracked = is_tracked
         self._facts: dict[str, Any] = {}
         self.stat = proc.parse_stat(self.read("stat"))
-        self.status = proc.Fields(self.read("status"))
+        self._statuses: dict[int, proc.Fields] = {}
+        self.status = self.status_of(self.tid)
         self.maps_text = self.read("maps")
         self._parse_maps()
         self._pidfd: int | None = None
@@ -262,11 +267,24 @@ class CapturedProcess:
         """/proc/<pid>/<name> as it was while the process stood still."""
         read = proc.read if name in _OF_ADDRESS_SPACE else proc.reread
         look = self.looks.meanwhile if name.startswith("fdinfo/") else self.looks.of
-        return look(("read", name), partial(read, self.tid, name))
+        return look(_key(name), partial(read, self.tid, name))
 
     def read_of_thread(self, tid: int, name: str) -> bytes:
         """/proc/<pid>/task/<tid>/<name> as it was while the thread stood still."""
-        return self.read(name if tid == self.tid else f"task/{tid}/{name}")
+        return self.read(self._name(tid, name))
+
+    def _name(self, tid: int, name: str) -> str:
+        return name if tid == self.tid else f"task/{tid}/{name}"
+
+    def status_of(self, tid: int) -> proc.Fields:
+        """/proc/<pid>/task/<tid>/status as it was while the thread stood still."""
+        if tid not in self._statuses:
+            self._statuses[tid] = proc.Fields(self.read_of_thread(tid, "status"))
+        return self._statuses[tid]
+
+    def status_key(self, tid: int) -> Hashable:
+        """What `looks` know the text of `status_of` by."""
+        return _key(self._name(tid, "status"))
 
     def link(self, name: str) -> bytes:
         """Target of the symbolic link /proc/<pid>/<name>, as it was while the process stood still."""
@@ -275,7 +293,7 @@ class CapturedProcess:
     def settled(self, name: str) -> bytes:
         """/proc/<pid>/<name>, where it tells what hardly ever changes."""
         read = proc.read if name in _OF_ADDRESS_SPACE else proc.reread
-        return self.looks.at_leisure(("read", name), partial(read, self.tid, name))
+        return self.looks.at_leisure(_key(name), partial(read, self.tid, name))
 
     def settled_link(self, name: str) -> bytes:
         """Target of the symbolic link /proc/<pid>/<name>, where it hardly ever changes."""

@@ -66,7 +66,7 @@ class Credentials(ThreadState[CredentialsRecord]):
             call("prctl", _PR_GET_DUMPABLE),
             call("prctl", _PR_GET_PDEATHSIG, Out(4)),
         ]
-        status = proc.Fields(process.read_of_thread(thread.tid, "status"))
+        status = process.status_of(thread.tid)
         return CredentialsRecord(
             uids=_four(status["Uid"]),
             gids=_four(status["Gid"]),

@@ -11,7 +11,7 @@ Kernel: Linux 4.4 (PTRACE_SECCOMP_GET_FILTER), root.
 import struct
 from typing import Final
 
-from sls import proc, syscalls
+from sls import syscalls
 from sls.freeze import FrozenThread
 from sls.remote import In, Remote, call, remote_all
 from sls.resources.base import (
@@ -58,7 +58,7 @@ class Seccomp(ThreadState[SeccompRecord]):
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
     ) -> Remote[SeccompRecord]:
         yield from ()
-        status = proc.Fields(process.read_of_thread(thread.tid, "status"))
+        status = process.status_of(thread.tid)
         mode = int(status["Seccomp"])
         if mode == _MODE_FILTER:
             process.looks.must_be_at_rest(f"the filter of thread {thread.tid}")

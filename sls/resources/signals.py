@@ -9,11 +9,13 @@ Kernel: Linux 3.10 (PTRACE_PEEKSIGINFO).
 
 import signal
 import struct
+from collections.abc import Hashable
 from functools import partial
 from typing import Final
 
 from sls import proc, syscalls
 from sls.freeze import FrozenThread
+from sls.observations import Observations
 from sls.remote import In, Out, Remote, call, remote_all
 from sls.resources.base import (
     CaptureContext,
@@ -133,9 +135,9 @@ class ThreadSignals(ThreadState[ThreadSignalsRecord]):
 
 def _queue(process: CapturedProcess, tid: int, *, shared: bool) -> tuple[bytes, ...]:
     """What waits; SIGSTOP, which nothing can hold back, is the process's being stopped."""
-    status = proc.Fields(process.read_of_thread(tid, "status"))
+    status = process.status_of(tid)
     pending = int(status["ShdPnd" if shared else "SigPnd"], 16)
-    peek = partial(syscalls.peek_siginfo, tid, shared=shared, most=_MOST)
+    peek = partial(_peek, process.looks, process.status_key(tid), tid, shared)
     found = process.looks.of(("signals", tid, shared), peek)
     if len(found) > _MOST:
         raise process.unsupported(
@@ -147,6 +149,14 @@ def _queue(process: CapturedProcess, tid: int, *, shared: bool) -> tuple[bytes, 
     untold = [number for number in _SIGNALS if pending >> number - 1 & 1 and number not in told]
     queue = [*found, *map(_without_information, untold)]
     return tuple(info for info in queue if signal_number(info) not in _UNCHANGEABLE)
+
+
+def _peek(looks: Observations, status_key: Hashable, tid: int, shared: bool) -> list[bytes]:
+    """What is queued; there is nothing to ask for where the status, seen before, says that no signal waits."""
+    status = looks.seen(status_key)
+    if status is not None and not int(proc.Fields(status)["ShdPnd" if shared else "SigPnd"], 16):
+        return []
+    return syscalls.peek_siginfo(tid, shared=shared, most=_MOST)
 
 
 def _without_information(number: int) -> bytes:

@@ -10,8 +10,8 @@ Kernel: Linux 5.13 (PTRACE_GET_RSEQ_CONFIGURATION).
 
 import os
 import struct
-from functools import partial
-from typing import NamedTuple
+from functools import lru_cache, partial
+from typing import Final
 
 from sls import proc, syscalls
 from sls.freeze import FrozenThread
@@ -32,6 +32,9 @@ _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
 _PR_MCE_KILL, _PR_MCE_KILL_SET = 33, 1
 _STACK = struct.Struct("=QiIQ")
 _SS_ONSTACK, _SS_DISABLE = 1, 2
+_IOPRIO_WHO_PROCESS: Final = 1
+_AFFINITY_BYTES: Final = 1024  # of 8,192 processors, the most that Linux knows
+_SCHEDULER_BYTES: Final = syscalls.SCHED_ATTR_LIMIT_BYTES
 
 
 class ThreadStateRecord(ThreadRecord, frozen=True, tag="thread"):
@@ -76,37 +79,50 @@ class Thread(ThreadState[ThreadStateRecord]):
     def capture(
         self, ctx: CaptureContext, process: CapturedProcess, thread: FrozenThread
     ) -> Remote[ThreadStateRecord]:
-        address, stack, slack = yield [
-            call("prctl", _PR_GET_TID_ADDRESS, Out(8)),
-            call("sigaltstack", 0, Out(_STACK.size)),
-            call("prctl", _PR_GET_TIMERSLACK),
-        ]
-        address.check()
-        stack.check()
+        (
+            address,
+            stack,
+            slack,
+            robust_list,
+            io_priority,
+            affinity,
+            scheduler,
+        ) = yield from remote_all(
+            [
+                call("prctl", _PR_GET_TID_ADDRESS, Out(8)),
+                call("sigaltstack", 0, Out(_STACK.size)),
+                call("prctl", _PR_GET_TIMERSLACK),
+                call("get_robust_list", 0, Out(8), Out(8)),
+                call("ioprio_get", _IOPRIO_WHO_PROCESS, 0),
+                call("sched_getaffinity", 0, _AFFINITY_BYTES, Out(_AFFINITY_BYTES)),
+                call("sched_getattr", 0, Out(_SCHEDULER_BYTES), _SCHEDULER_BYTES, 0),
+            ]
+        )
         sleeping = thread.sleeping_call
         tid = thread.tid
         stat = proc.parse_stat(process.read_of_thread(tid, "stat"))
-        seen = process.looks.of(("thread", tid), partial(_look, tid))
+        xstate = process.looks.of(("xstate", tid), partial(syscalls.get_xstate, tid))
+        head, head_bytes = (int.from_bytes(one, "little") for one in robust_list.outputs)
         return ThreadStateRecord(
             registers=syscalls.registers_to_bytes(thread.registers),
-            xstate=seen.xstate,
+            xstate=xstate,
             sigmask=thread.sigmask,
             comm=stat.comm,
             clear_child_tid=int.from_bytes(address.outputs[0], "little"),
-            robust_list=seen.robust_list[0],
-            robust_list_bytes=seen.robust_list[1],
+            robust_list=head,
+            robust_list_bytes=head_bytes,
             rseq_address=thread.rseq.address,
             rseq_bytes=thread.rseq.size_bytes,
             rseq_signature=thread.rseq.signature,
             policy=stat.policy,
             priority=stat.rt_priority,
             nice=stat.nice,
-            io_priority=seen.io_priority,
-            affinity=tuple(sorted(seen.affinity)),
+            io_priority=io_priority.value,
+            affinity=_processors(affinity.outputs[0][: affinity.value]),
             sleeping_call=sleeping.number if sleeping else -1,
             sleep_left_ns=sleeping.remaining_ns if sleeping else None,
-            timer_slack_ns=slack.check(),
-            scheduler=seen.scheduler,
+            timer_slack_ns=slack.value,
+            scheduler=_attributes(scheduler.outputs[0]),
             scratch_address=_scratch(thread.registers, stack.outputs[0]),
             memory_failure=stat.memory_failure,
         )
@@ -156,24 +172,16 @@ def _scratch(registers: syscalls.Registers, stack: bytes) -> int:
     return below_stack(registers) if flags & (_SS_ONSTACK | _SS_DISABLE) else int(address)
 
 
-class _Seen(NamedTuple):
-    """What calls from outside tell of a stopped thread."""
-
-    xstate: bytes
-    robust_list: tuple[int, int]
-    io_priority: int
-    affinity: set[int]
-    scheduler: bytes
+@lru_cache(maxsize=64)
+def _processors(mask: bytes) -> tuple[int, ...]:
+    """Numbers of the processors in a cpu_set_t."""
+    bits = int.from_bytes(mask, "little")
+    return tuple(number for number in range(bits.bit_length()) if bits >> number & 1)
 
 
-def _look(tid: int) -> _Seen:
-    return _Seen(
-        xstate=syscalls.get_xstate(tid),
-        robust_list=syscalls.robust_list(tid),
-        io_priority=syscalls.io_priority(tid),
-        affinity=os.sched_getaffinity(tid),
-        scheduler=syscalls.scheduler(tid),
-    )
+def _attributes(room: bytes) -> bytes:
+    """A struct sched_attr, which begins with its size."""
+    return room[: int.from_bytes(room[:4], "little")]
 
 
 def _schedule(
