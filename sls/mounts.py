@@ -88,6 +88,18 @@ def fresh(kind: bytes, source: bytes, settings: Iterable[bytes]) -> int:
         os.close(context)
 
 
+def fresh_by_words(
+    kind: bytes, source: bytes, settings: Iterable[bytes], place: bytes, *, read_only: bool = False
+) -> int:
+    """The same by mount(2), on a place that is free again then: fsconfig(2) takes no setting of more than 255 bytes."""
+    words = b",".join(settings)
+    syscalls.mount(source, place, kind, READ_ONLY if read_only else 0, words)
+    try:
+        return copy_of(_HERE, place)
+    finally:
+        detach(place)
+
+
 def attach(mount: int, folder: int, path: bytes = b"") -> None:
     """Put a mount that is attached nowhere on a place; `folder` is the place itself where there is no path."""
     flags = _FROM_EMPTY | (0 if path else _TO_EMPTY)

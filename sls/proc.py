@@ -655,6 +655,11 @@ class MountLine(NamedTuple):
     source: bytes
     settings: bytes  # of the filesystem
 
+    @property
+    def setting_words(self) -> list[bytes]:
+        """Each of the settings; a comma within one is written in digits."""
+        return [_unescape_all(one) for one in self.settings.split(b",")]
+
 
 def parse_mountinfo(text: bytes) -> list[MountLine]:
     """All of /proc/<pid>/mountinfo, in its order."""

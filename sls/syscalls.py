@@ -709,10 +709,11 @@ def _is_child(*arguments: int) -> bool:
     return bool([*map(_begin_anew, filterfalse(None, calls))])
 
 
-def mount(source: bytes, target: bytes, kind: bytes, flags: int) -> None:
-    """mount(2) without data."""
-    texts = [ctypes.create_string_buffer(text) for text in (source, target, kind)]
-    syscall("mount", *(ctypes.addressof(text) for text in texts), flags, 0)
+def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes = b"") -> None:
+    """mount(2)."""
+    texts = [ctypes.create_string_buffer(text) for text in (source, target, kind, data)]
+    *names, words = (ctypes.addressof(text) for text in texts)
+    syscall("mount", *names, flags, words)
 
 
 def take_identity(uid: int, gid: int, groups: Sequence[int]) -> None:

@@ -5,12 +5,13 @@ mounted for the restorer as well comes from there, like a bind mount; filesystem
 well (`mounted_filesystem`). So paths mean the same inside as before; here they are looked up by `sls.mount_tree`.
 
 Not kept: other filesystems mounted only in there, mapped ids: refused; rights of a user namespace to change it: told.
-Kernel: Linux 5.12 (5.15 for propagation).
+Kernel: Linux 5.12 (5.15 for propagation, 6.15 for layers of overlayfs that are nowhere else).
 """
 
 import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Final, NamedTuple
 
 from sls import mounts, proc
@@ -43,6 +44,7 @@ from sls.resources.mounted_filesystem import (
     make_late,
     refusal,
 )
+from sls.resources.overlay import make_overlay
 from sls.resources.own_namespace import ProcessNamespace, ProcessNamespaceRecord
 
 _HERE: Final = -100
@@ -315,7 +317,7 @@ class _Build:
     def _made(self, processes: Processes) -> list[int]:
         """A descriptor of each mount, attached nowhere; -1 where its filesystem is not there yet."""
         found: dict[int, int] = {}
-        wanted: dict[int, Wanted] = {}
+        wanted: dict[int | tuple[int, int], Wanted] = dict(self._layers_outside())
         for number, mount in enumerate(self._record.mounts):
             place = self._record.filesystems[mount.filesystem].place
             if place is not None:
@@ -323,12 +325,76 @@ class _Build:
                 wanted[number] = Wanted(place.steps, below)
         self._what = "what is mounted for us"
         made = copies(processes, list(wanted.values()), How(lookup=self._lookup))
-        self._attempted += made
-        found.update(zip(wanted, made, strict=True))
-        for filesystem, base in enumerate(self._bases):
-            if base >= 0:
-                found.update(self._copies_of(filesystem, base))
+        outside = {key: fd for key, fd in zip(wanted, made, strict=True) if isinstance(key, tuple)}
+        with ExitStack() as opened:
+            for fd in outside.values():
+                opened.callback(os.close, fd)
+            found.update(
+                (key, fd) for key, fd in zip(wanted, made, strict=True) if isinstance(key, int)
+            )
+            self._attempted += found.values()
+            for filesystem, base in enumerate(self._bases):
+                if base >= 0:
+                    found.update(self._copies_of(filesystem, base))
+            self._add_overlays(found, outside)
         return [found.get(number, -1) for number in range(len(self._record.mounts))]
+
+    def _layers_outside(self) -> Iterator[tuple[tuple[int, int], Wanted]]:
+        """Directories of layers that are mounted for the restorer, by filesystem and position."""
+        for filesystem, one in enumerate(self._record.filesystems):
+            directories = one.overlay.directories if one.overlay is not None else ()
+            for number, directory in enumerate(directories):
+                if directory.mount < 0:
+                    yield (filesystem, number), Wanted(directory.steps, directory.path)
+
+    def _add_overlays(self, found: dict[int, int], outside: Mapping[tuple[int, int], int]) -> None:
+        """Each once all mounts that its layers are on are there: one may be a layer of another."""
+        waiting = {
+            number: one
+            for number, one in enumerate(self._record.filesystems)
+            if one.overlay is not None
+        }
+        while waiting:
+            ready = [number for number, one in waiting.items() if one.layer_mounts <= found.keys()]
+            for number in ready:
+                base = self._overlay(number, waiting.pop(number), found, outside)
+                try:
+                    found.update(self._copies_of(number, base))
+                finally:
+                    os.close(base)
+            if not ready:
+                self._what = "the layers of an overlay"
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def _overlay(
+        self,
+        number: int,
+        filesystem: Filesystem,
+        found: Mapping[int, int],
+        outside: Mapping[tuple[int, int], int],
+    ) -> int:
+        overlay = filesystem.overlay
+        assert overlay is not None
+        directories: list[int] = []
+        with ExitStack() as opened:
+            for position, one in enumerate(overlay.directories):
+                fd = outside.get((number, position), -1)
+                if fd < 0:
+                    self._what = f"a layer in {one.path.decode(errors='replace') or '/'}"
+                    with self._lookup():
+                        place = mounts.open_within(found[one.mount], one.path)
+                    opened.callback(os.close, place)
+                    fd = mounts.copy_of(place)
+                    opened.callback(os.close, fd)
+                directories.append(fd)
+            self._what = "an overlay"
+            return make_overlay(
+                overlay,
+                filesystem.source,
+                filesystem.settings,
+                directories,
+                read_only=filesystem.is_read_only,
+            )
 
     def _copies_of(self, filesystem: int, base: int) -> Iterator[tuple[int, int]]:
         """Before Linux 6.15 only what is attached somewhere is copied."""

@@ -1,14 +1,14 @@
 """What is mounted in a mount namespace: what the restorer has mounted too, and what is made anew.
 
 Not a resource of its own: part of mount namespaces. A tmpfs that is nowhere else comes back with all that is in it
-(`tmpfs`), proc, mqueue and sysfs as what they show (`shown_namespace`).
+(`tmpfs`), proc, mqueue and sysfs as what they show (`shown_namespace`), overlayfs over the same layers (`overlay`).
 """
 
 import errno
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from sls import mounts
 from sls.child import told_by_child, told_from_inside
@@ -23,15 +23,19 @@ from sls.mount_copies import (
     steps_of,
     visible_copies,
 )
+from sls.mount_tree import OURS
 from sls.proc import MountLine
 from sls.resources.base import CaptureContext, CapturedProcess, Record, RestoreContext
 from sls.resources.namespaces import is_first
+from sls.resources.overlay import KIND as OVERLAY
+from sls.resources.overlay import Directory, Overlay, Where, find_layers, has_handles
 from sls.resources.shown_namespace import make_shown, namespace_shown, shows_one
 from sls.resources.tmpfs import Part, TmpfsTree, capture_tmpfs, fill_tmpfs
 
 _DELETED: Final = b"//deleted"
+_LOOKED_INTO: Final = (b"tmpfs", b"proc", OVERLAY)
 _OTHER_SETTINGS: Final = (b"rw", b"ro", b"seclabel")
-_REMADE: Final = (b"tmpfs", b"proc", b"devpts")
+_REMADE: Final = (b"tmpfs", b"proc", b"devpts", OVERLAY)
 
 
 class Place(Record, frozen=True):
@@ -59,11 +63,18 @@ class Filesystem(Record, frozen=True):
     is_read_only: bool = False
     first_process: int = 0
     namespace: bytes = b""
+    overlay: Overlay | None = None
 
     @property
     def is_late(self) -> bool:
         """Whether it shows what is not there yet when namespaces are made."""
         return bool(self.first_process or self.namespace)
+
+    @property
+    def layer_mounts(self) -> set[int]:
+        """Positions of the mounts that layers of an overlay are on."""
+        directories = self.overlay.directories if self.overlay is not None else ()
+        return {one.mount for one in directories if one.mount >= 0}
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
@@ -98,11 +109,8 @@ class Filesystems:
         """By the number of the device, in the order of the lines."""
         places = {one.device: self._place(one) for one in self._lines}
         own = [device for device, place in places.items() if place is None]
-        trees, processes = self._looked_into(own)
-        return {
-            device: self._filesystem(device, place, trees.get(device), processes.get(device, 0))
-            for device, place in places.items()
-        }
+        inside = self._looked_into(own)
+        return {device: self._filesystem(device, place, inside) for device, place in places.items()}
 
     def _place(self, line: MountLine) -> Place | None:
         """A mount of ours that shows all that those of the namespace show of a filesystem."""
@@ -117,9 +125,7 @@ class Filesystems:
         best = next((one for one in found if one.point == line.point), found[0])
         return Place(steps=self._our_steps[best.number], root=best.root)
 
-    def _filesystem(
-        self, device: int, place: Place | None, tree: TmpfsTree | None, first_process: int
-    ) -> Filesystem:
+    def _filesystem(self, device: int, place: Place | None, inside: "_Inside") -> Filesystem:
         line = next(one for one in self._lines if one.device == device)
         if any(one.root.endswith(_DELETED) for one in self._lines if one.device == device):
             raise refusal(
@@ -131,17 +137,44 @@ class Filesystems:
                 line,
                 "is mounted nowhere outside and cannot be made again; mount it outside as well, or unmount it there",
             )
-        settings = [one for one in line.settings.split(b",") if one not in _OTHER_SETTINGS]
+        if place is not None:
+            return Filesystem(kind=line.kind, source=line.source, place=place)
+        settings = [one for one in line.setting_words if one not in _OTHER_SETTINGS]
         return Filesystem(
             kind=line.kind,
             source=line.source,
-            settings=tuple(settings) if place is None else (),
-            place=place,
-            tree=tree,
-            is_read_only=place is None and b"ro" in line.settings.split(b","),
-            first_process=first_process,
-            namespace=self._namespace(line) if place is None else b"",
+            settings=tuple(settings),
+            tree=inside.trees.get(device),
+            is_read_only=b"ro" in line.setting_words,
+            first_process=inside.first_processes.get(device, 0),
+            namespace=self._namespace(line),
+            overlay=self._overlay(line, settings, inside) if line.kind == OVERLAY else None,
         )
+
+    def _overlay(self, line: MountLine, settings: Sequence[bytes], inside: "_Inside") -> Overlay:
+        places = [
+            Where(self._process.tree, self._lines, self._directory_inside),
+            Where(OURS, self._ours, self._directory_of_ours),
+        ]
+        refuse = partial(refusal, self._process, line)
+        found = find_layers(settings, inside.tops.get(line.device, -1), places, refuse)
+        on = {self._lines[one.mount].device for one in found.directories if one.mount >= 0}
+        if has_handles(settings) and not on.isdisjoint(inside.trees):
+            raise refuse(
+                "knows the files of its layers by numbers (index, nfs_export), which change when those are made again; "
+                "mount it without"
+            )
+        return found
+
+    def _directory_of_ours(self, line: MountLine, path: bytes) -> Directory:
+        return Directory(path=path, steps=self._our_steps[line.number])
+
+    def _directory_inside(self, line: MountLine, path: bytes) -> Directory:
+        """By the way to it outside, if there is one: it needs none of the namespace's mounts then."""
+        if (place := self._place(line)) is not None:
+            below = os.path.join(line.root, path)[len(place.root.rstrip(b"/")) :].strip(b"/")
+            return Directory(path=below, steps=place.steps)
+        return Directory(path=path, mount=list(self._lines).index(line))
 
     def _namespace(self, line: MountLine) -> bytes:
         if not shows_one(line.kind):
@@ -153,27 +186,31 @@ class Filesystems:
             )
         return found
 
-    def _looked_into(self, own: Sequence[int]) -> tuple[dict[int, TmpfsTree], dict[int, int]]:
-        """Contents of each tmpfs that is ours nowhere; and whose processes each proc shows."""
+    def _looked_into(self, own: Sequence[int]) -> "_Inside":
+        """What is in those that are ours nowhere."""
         tops = {device: _tops(self._lines, device) for device in own}
-        mine = [one for device in own for one in tops[device] if one.kind in (b"tmpfs", b"proc")]
+        mine = [one for device in own for one in tops[device] if one.kind in _LOOKED_INTO]
         if not mine:
-            return {}, {}
+            return _Inside({}, {}, {})
         steps = steps_of(self._lines)
         wanted = [Wanted(steps[one.number]) for one in mine]
         descriptors = _seen_inside(self._process.tid, wanted)
         parts: dict[int, list[Part]] = {}
         processes: dict[int, int] = {}
+        overlays: dict[int, int] = {}
         for line, fd in zip(mine, descriptors, strict=True):
             if fd < 0:
                 continue
             self._ctx.at_end(partial(os.close, fd))
             if line.kind == b"proc":
                 processes[line.device] = self._first_process(line, fd)
+            elif line.kind == OVERLAY:
+                if line.root == b"/":
+                    overlays[line.device] = fd
             else:
                 parts.setdefault(line.device, []).append(Part(fd, line.root.lstrip(b"/")))
         trees = {device: capture_tmpfs(self._ctx, device, one) for device, one in parts.items()}
-        return trees, processes
+        return _Inside(trees, processes, overlays)
 
     def _first_process(self, line: MountLine, fd: int) -> int:
         """Who is pid 1 in a proc; 0 if it is that of ours. The machine's own may not be looked at."""
@@ -186,6 +223,14 @@ class Filesystems:
         raise refusal(
             self._process, line, "shows processes that are not in the partition; run it without"
         )
+
+
+class _Inside(NamedTuple):
+    """By device: all of a tmpfs; pid 1 of what a proc shows; a descriptor of the topmost directory of an overlay."""
+
+    trees: dict[int, TmpfsTree]
+    first_processes: dict[int, int]
+    tops: dict[int, int]
 
 
 def _link_in(folder: int, name: str) -> str:
@@ -262,8 +307,8 @@ _READING: Final = How(copy=_copy)
 
 
 def make_early(ctx: RestoreContext, filesystem: Filesystem) -> int:
-    """A descriptor of a new filesystem, filled; -1 for one that is mounted already."""
-    if filesystem.place is not None:
+    """A descriptor of a new filesystem, filled; -1 for one that is mounted already, or wants others first."""
+    if filesystem.place is not None or filesystem.overlay is not None:
         return -1
     name = filesystem.kind.decode(errors="replace")
     try:

@@ -113,15 +113,15 @@ def word(path: str) -> str:
         return file.read()
 
 
-def compare(before: list[object]) -> None:
-    """The namespace is what it was; looked at through `mounts` and each tmpfs of its own."""
-    now = seen()
+def compare(before: list[object], top: str = "") -> None:
+    """The namespace is what it was; looked at through `mounts` and each tmpfs of its own, or what is below `top`."""
+    now = seen(top)
     expect("more", [one for one in now if one not in before], [])
     expect("less", [one for one in before if one not in now], [])
 
 
-def seen() -> list[object]:
-    tops = [PLACE] if os.path.isdir(PLACE) else []
+def seen(top: str = "") -> list[object]:
+    tops = [top or PLACE] if os.path.isdir(PLACE) else []
     return [*mounts(), *(one for top in tops for one in tree(top)), os.getcwd()]
 
 
@@ -206,6 +206,20 @@ def pivot() -> None:
     os.makedirs(f"{PLACE}/root/old")
     top = f"{PLACE}/root"
     run("mount", "--bind", top, top)
+    be_in(top)
+    with open("/word", "w", encoding="ascii") as file:
+        file.write("root")
+    opened = os.open("/word", os.O_RDONLY)
+    before = [mounts(), sorted(os.listdir("/"))]
+    wait_for_go()
+    expect("mounts", [mounts(), sorted(os.listdir("/"))], before)
+    expect("content", os.read(opened, 100), b"root")
+    expect("path", os.readlink(f"/proc/self/fd/{opened}"), "/word")
+
+
+def be_in(top: str) -> None:
+    """A mount becomes the root, with the system's directories and the one that we are in."""
+    os.makedirs(f"{top}/old", exist_ok=True)
     for name in ("usr", "bin", "lib", "lib64", "proc", "dev", "tmp", "work"):
         if os.path.islink(f"/{name}"):
             os.symlink(os.readlink(f"/{name}"), f"{top}/{name}")
@@ -221,14 +235,6 @@ def pivot() -> None:
     os.chroot(".")
     run("umount", "-l", "/old")
     os.chdir("/")
-    with open("/word", "w", encoding="ascii") as file:
-        file.write("root")
-    opened = os.open("/word", os.O_RDONLY)
-    before = [mounts(), sorted(os.listdir("/"))]
-    wait_for_go()
-    expect("mounts", [mounts(), sorted(os.listdir("/"))], before)
-    expect("content", os.read(opened, 100), b"root")
-    expect("path", os.readlink(f"/proc/self/fd/{opened}"), "/word")
 
 
 def propagation() -> None:
@@ -284,14 +290,145 @@ def stacked() -> None:
     expect("first", word(f"{PLACE}/word"), "first")
 
 
+def layers(top: str, names: "tuple[str, ...]") -> None:
+    """Directories of layers: some files in each, one of them in several."""
+    for name in (*names, "upper", "work", "merged"):
+        os.makedirs(f"{top}/{name}/common", exist_ok=True)
+    os.rmdir(f"{top}/work/common")
+    for name in names:
+        for file in (name, "same", "common/same", f"common/{name}"):
+            write(f"{top}/{name}/{file}", name)
+
+
+def write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def change(merged: str) -> None:
+    """A file copied up, a new one, a removed one, a renamed directory."""
+    write(f"{merged}/same", "upper")
+    write(f"{merged}/new", "new")
+    os.unlink(f"{merged}/common/same")
+    os.mkdir(f"{merged}/folder")
+    os.rename(f"{merged}/folder", f"{merged}/renamed")
+
+
+def use(merged: str, folder_of_deleted: str) -> None:
+    """Files of a filesystem that is nowhere else: open, mapped, deleted, run from."""
+    opened = os.open(f"{merged}/same", os.O_RDWR | os.O_APPEND)
+    below = os.open(f"{merged}/common/first", os.O_RDONLY)
+    deleted = os.open(f"{folder_of_deleted}/gone", os.O_RDWR | os.O_CREAT)
+    os.write(deleted, b"deleted")
+    os.unlink(f"{folder_of_deleted}/gone")
+    with open(f"{merged}/first", "rb") as file:
+        memory = mmap.mmap(file.fileno(), 5, access=mmap.ACCESS_READ)
+    os.chdir(f"{merged}/renamed")
+    before = seen(merged)
+    wait_for_go()
+    compare(before, merged)
+    os.write(opened, b" and more")
+    expect("appended", word(f"{merged}/same"), "upper and more")
+    expect("opened", os.read(below, 100), b"first")
+    expect("deleted", os.pread(deleted, 100, 0), b"deleted")
+    expect("mapped", memory[:], b"first")
+    expect("removed", os.path.exists(f"{merged}/common/same"), False)
+    write(f"{merged}/later", "later")
+
+
 def overlay() -> None:
-    """A filesystem that is nowhere else."""
+    """Its layers are nowhere else either; another one is over it."""
     leave()
     run("mount", "-t", "tmpfs", "layers", PLACE)
-    for name in ("lower", "upper", "work", "merged"):
-        os.makedirs(f"{PLACE}/{name}")
-    options = f"lowerdir={PLACE}/lower,upperdir={PLACE}/upper,workdir={PLACE}/work"
+    layers(PLACE, ("first", "second:, \\ it"))
+    lower = f"{PLACE}/first:{PLACE}/second\\:\\, \\\\ it"
+    options = f"lowerdir={lower},upperdir={PLACE}/upper,workdir={PLACE}/work"
     run("mount", "-t", "overlay", "-o", options, "overlay", f"{PLACE}/merged")
+    change(f"{PLACE}/merged")
+    os.mkdir(f"{PLACE}/again")
+    options = f"lowerdir={PLACE}/merged:{PLACE}/first"
+    run("mount", "-t", "overlay", "-o", options, "two", f"{PLACE}/again")
+    expect("over it", word(f"{PLACE}/again/same"), "upper")
+    use(f"{PLACE}/merged", f"{PLACE}/merged")
+    expect("and it is", word(f"{PLACE}/again/later"), "later")
+
+
+def overlay_outside() -> None:
+    """Its layers are directories that everybody has."""
+    layers(PLACE, ("first", "second" + "x" * 200))
+    leave()
+    lower = f"{PLACE}/first:{PLACE}/second" + "x" * 200
+    options = f"lowerdir={lower},upperdir={PLACE}/upper,workdir={PLACE}/work"
+    run("mount", "-t", "overlay", "-o", options, "overlay", f"{PLACE}/merged")
+    change(f"{PLACE}/merged")
+    use(f"{PLACE}/merged", PLACE)
+
+
+def overlay_root() -> None:
+    """A root made of layers that cannot be seen from there, as containers have it."""
+    if "inside" not in CASE:
+        layers(PLACE, ("first",))
+    leave()
+    options = f"lowerdir={PLACE}/first,upperdir={PLACE}/upper,workdir={PLACE}/work"
+    top = f"{PLACE}/merged"
+    run("mount", "-t", "overlay", "-o", options, "overlay", top)
+    be_in(top)
+    write("/new", "new")
+    opened = os.open("/first", os.O_RDONLY)
+    before = [mounts(), sorted(os.listdir("/"))]
+    wait_for_go()
+    expect("mounts", [mounts(), sorted(os.listdir("/"))], before)
+    expect("content", [os.read(opened, 100), word("/new")], [b"first", "new"])
+
+
+def overlay_of_user() -> None:
+    """Mounted by somebody who is root only in there."""
+    leave("--user", "--map-root-user")
+    run("mount", "-t", "tmpfs", "layers", PLACE)
+    layers(PLACE, ("first",))
+    options = f"lowerdir={PLACE}/first,upperdir={PLACE}/upper,workdir={PLACE}/work,userxattr"
+    run("mount", "-t", "overlay", "-o", options, "overlay", f"{PLACE}/merged")
+    change(f"{PLACE}/merged")
+    use(f"{PLACE}/merged", f"{PLACE}/merged")
+
+
+def overlay_gone() -> None:
+    """Nobody can see its layers any more."""
+    leave()
+    run("mount", "-t", "tmpfs", "layers", PLACE)
+    layers(PLACE, ("first",))
+    os.makedirs("merged", exist_ok=True)
+    options = f"lowerdir={PLACE}/first,upperdir={PLACE}/upper,workdir={PLACE}/work"
+    run("mount", "-t", "overlay", "-o", options, "overlay", os.path.abspath("merged"))
+    run("umount", "-l", PLACE)
+    wait_for_go()
+
+
+def overlay_other() -> None:
+    """Its layers' names lead to other directories."""
+    leave()
+    run("mount", "-t", "tmpfs", "layers", PLACE)
+    layers(PLACE, ("first",))
+    options = f"lowerdir={PLACE}/first,upperdir={PLACE}/upper,workdir={PLACE}/work"
+    run("mount", "-t", "overlay", "-o", options, "overlay", f"{PLACE}/merged")
+    os.rename(f"{PLACE}/first", f"{PLACE}/moved")
+    os.mkdir(f"{PLACE}/first")
+    wait_for_go()
+
+
+def overlay_relative() -> None:
+    leave()
+    run("mount", "-t", "tmpfs", "layers", PLACE)
+    layers(PLACE, ("first", "second"))
+    os.chdir(PLACE)
+    run("mount", "-t", "overlay", "-o", "lowerdir=first:second", "overlay", "merged")
+    wait_for_go()
+
+
+def ramfs() -> None:
+    """A kind of filesystem that is nowhere else, and cannot be made again."""
+    leave()
+    run("mount", "-t", "ramfs", "mine", PLACE)
     wait_for_go()
 
 
@@ -341,7 +478,11 @@ def unshare_by_hand() -> None:
 
 
 CASES = {
-    one.__name__: one for one in (bind, tmpfs, pivot, propagation, stacked, overlay, shown, itself)
-}
+    one.__name__: one
+    for one in (
+        bind, tmpfs, pivot, propagation, stacked, shown, itself, ramfs,
+        overlay, overlay_outside, overlay_root, overlay_of_user, overlay_gone, overlay_other, overlay_relative,
+    )
+}  # fmt: skip
 CASES[CASE[0]]()
 finish()
