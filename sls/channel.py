@@ -182,9 +182,10 @@ class RestoreDone(Message, frozen=True, tag="restore-done"):
 
 
 class Settled(Message, frozen=True, tag="settled"):
-    """The Continue `serial` holds."""
+    """The Continue `serial` holds, with its `period_ms`."""
 
     serial: int
+    period_ms: int
 
 
 class Parted(Message, frozen=True, tag="parted"):
@@ -257,10 +258,17 @@ class Channel(Generic[M]):
 
     def shut(self) -> None:
         """Tell the other end that nothing more comes; it ends when it has answered."""
+        self._shut(socket.SHUT_WR)
+
+    def shut_both(self) -> None:
+        """Nothing passes any more, either way; who waits for that at either end is told."""
+        self._shut(socket.SHUT_RDWR)
+
+    def _shut(self, ways: int) -> None:
         try:
-            self._socket.shutdown(socket.SHUT_WR)
+            self._socket.shutdown(ways)
         except OSError:
-            return  # it has ended already
+            return  # the other end has ended already
 
     def close(self) -> None:
         self._socket.close()

@@ -12,7 +12,8 @@
     ├── BaseDeletedError           caller: what a delta was to build on was deleted meanwhile
     ├── MissedObservationError     task: it changed what it was asked about at leisure
     ├── NotKeptError               store: memory of a running task could not be kept
-    └── WorkerError                kernel: the tracer process ended or failed
+    └── WorkerError                kernel: the tracer process failed
+        └── WorkerEndedError       kernel: it ended
 
 Every message ends with what to do. `errno` is what a control file returns; `exit_status` what slsctl ends with.
 """
@@ -133,6 +134,14 @@ class WorkerError(SlsError):
     """The tracer process of a partition ended or answered something unexpected."""
 
     errno = _errno.EIO
+
+
+class WorkerEndedError(WorkerError):
+    """The tracer process of a partition has ended. `has_begun`: it may have done a part of what it was asked."""
+
+    def __init__(self, *, has_begun: bool) -> None:
+        self.has_begun = has_begun
+        super().__init__("the tracer process has ended; try again")
 
 
 def rebuilt(kind: str, text: str, code: int) -> SlsError:

@@ -10,18 +10,26 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from slos.store import Store
 from sls import proc, syscalls
-from sls.channel import Continue, MemberId, Part, RestoreDone, TakeCapture, TakeRestore
+from sls.channel import (
+    Continue,
+    MemberId,
+    Message,
+    Part,
+    RestoreDone,
+    TakeCapture,
+    TakeRestore,
+)
 from sls.errors import (
     BaseDeletedError,
     ImageError,
     PartitionStateError,
     TaskDiedError,
-    WorkerError,
+    WorkerEndedError,
 )
 from sls.filetree import FileTree, files_epoch, is_undo, undo_note
 from sls.freeze import refuse_unfit
@@ -83,8 +91,8 @@ class Partition(Listener):
         self._retaining = threading.Lock()
         self._members: tuple[MemberId, ...] = ()
         self._tracing: Tracing | None = None
-        self._state = "idle"
-        self._is_continuous = False
+        self._work = ""  # what is under way, in a word
+        self._is_continuous = False  # written by the thread that listens to the worker
         self._last_error = ""
         self._last_restore: LastRestore | None = None
         self._exits: dict[int, int] = {}
@@ -139,8 +147,7 @@ class Partition(Listener):
 
     def _follow_members(self) -> None:
         """Tell a continuous worker who belongs to the partition now."""
-        if self._is_continuous:
-            self._continue(self.settings.period_ms if self._members else 0)
+        self._go_on(self.settings.period_ms if self._members else 0)
 
     def _live_members(self) -> tuple[MemberId, ...]:
         alive = tuple(member for member in self._members if _is_alive(member))
@@ -159,26 +166,23 @@ class Partition(Listener):
         """Change settings. A period of 0 ends continuous checkpoints; the next `checkpoint` starts them."""
         with self._turn:
             self.settings = settings
-            if self._is_continuous:
-                self._continue(settings.period_ms)
+            self._go_on(settings.period_ms)
 
-    def _continue(self, period_ms: int) -> None:
-        """On return the worker goes by it, and what it captured before is a generation."""
-        if self._tracing is not None and self._tracing.is_alive:
-            try:
-                self._tracing.ask(
-                    lambda serial: Continue(
-                        serial=serial,
-                        period_ms=period_ms,
-                        members=self._members,
-                        full=self.settings.mode is Mode.FULL,
-                    )
-                )
-            except WorkerError:
-                if period_ms:
-                    raise  # else its captures have ended with it
+    def _go_on(self, period_ms: int) -> None:
+        """On return a continuous worker goes by it, and what it captured before is a generation.
+
+        Continuous checkpoints of one that has ended have ended with it, which is told.
+        """
+        if self._is_continuous and self._tracing is not None:
+            with suppress(WorkerEndedError):
+                self._tracing.ask(lambda serial: self._continuing(serial, period_ms))
+
+    def _continuing(self, serial: int, period_ms: int) -> Continue:
+        is_full = self.settings.mode is Mode.FULL
+        return Continue(serial=serial, period_ms=period_ms, members=self._members, full=is_full)
+
+    def continues(self, period_ms: int) -> None:
         self._is_continuous = period_ms > 0
-        self._state = "continuous" if self._is_continuous else "idle"
 
     # --- checkpoints ---
 
@@ -194,9 +198,9 @@ class Partition(Listener):
                 self._set_members(_identified(family(alive)))
                 alive = self._members
             full = request.full or self.settings.mode is Mode.FULL
-            if request.kill and self._is_continuous:
-                self._continue(0)
-            self._state = "capturing"
+            if request.kill:
+                self._go_on(0)
+            self._work = "capturing"
             if self.files is not None:
                 self.files.prepare()
             try:
@@ -207,23 +211,24 @@ class Partition(Listener):
             if request.kill:
                 self._await_end(done.captured.pids)
                 self._set_members(())
-            elif self.settings.period_ms:
-                self._continue(self.settings.period_ms)
+            elif period_ms := self.settings.period_ms:
+                self._ask(lambda serial: self._continuing(serial, period_ms), is_repeatable=True)
         return CheckpointOutcome(done.epoch, done.captured.stop_ns, done.total_ns)
 
     def _capture(
         self, members: tuple[MemberId, ...], request: CheckpointRequest, *, full: bool
     ) -> Committed:
-        worker = self._worker()
-        done: Committed = worker.ask(
+        with_files = self.files is not None and self.files.is_used
+        done: Committed = self._ask(
             lambda serial: TakeCapture(
                 serial=serial,
                 members=members,
                 full=full,
                 track=self.settings.mode is Mode.DELTA,
-                with_files=worker.has_files,
+                with_files=with_files,
                 kill=request.kill,
             ),
+            is_repeatable=not request.kill,  # the members of a tracer that ends are unharmed
             name=request.name,
         )
         return done
@@ -270,7 +275,6 @@ class Partition(Listener):
         self._times.fail()
         if has_ended:
             self._is_continuous = False
-            self._state = "idle"
         self._fail(reason)
 
     # --- restores ---
@@ -293,7 +297,7 @@ class Partition(Listener):
             if request.kill:
                 self._part(epoch)
                 self._kill_members()
-            self._state = "restoring"
+            self._work = "restoring"
             start = time.monotonic_ns()
             with self._files_of(epoch, image):
                 done = self._ask_restore(epoch, request)
@@ -355,7 +359,7 @@ class Partition(Listener):
         data = self._store.read(self.oid, epoch, MANIFEST_OBJECT)
         terminal = _terminal_of(request.terminal_pid)
         try:
-            done: RestoreDone = self._worker().ask(
+            done: RestoreDone = self._ask(
                 lambda serial: TakeRestore(
                     serial=serial,
                     image=data,
@@ -411,7 +415,7 @@ class Partition(Listener):
         """Have held up what is outside of the members, who come back from that generation."""
         if any(map(_is_alive, self._members)):
             image = self._store.read(self.oid, epoch, MANIFEST_OBJECT)
-            self._worker().ask(lambda serial: Part(serial=serial, image=image))
+            self._ask(lambda serial: Part(serial=serial, image=image))
 
     def _await_end(self, pids: Sequence[int]) -> None:
         deadline = time.monotonic() + _KILL_WAIT_S
@@ -423,6 +427,20 @@ class Partition(Listener):
             time.sleep(0.001)
 
     # --- the worker ---
+
+    def _ask(
+        self, make: Callable[[int], Message], *, is_repeatable: bool = False, **particulars: Any
+    ) -> Any:
+        """Ask the worker (`Tracing.ask`). One that has ended is followed by another, which is asked as well.
+
+        Not where the first may have begun what is not `is_repeatable`: that raises WorkerEndedError.
+        """
+        try:
+            return self._worker().ask(make, **particulars)
+        except WorkerEndedError as error:
+            if error.has_begun and not is_repeatable:
+                raise
+        return self._worker().ask(make, **particulars)
 
     def _worker(self) -> Tracing:
         if self._tracing is not None and not self._tracing.is_alive:
@@ -444,8 +462,7 @@ class Partition(Listener):
         """Let every member go on by itself; what is under way is finished first."""
         with self._turn:
             if self._tracing is not None:
-                if self._is_continuous and self._tracing.is_alive:
-                    self._continue(0)
+                self._go_on(0)
                 self._tracing.close()
                 self._tracing = None
             self._set_members(())
@@ -455,7 +472,7 @@ class Partition(Listener):
     def status(self) -> PartitionStatus:
         """Now."""
         return PartitionStatus(
-            state=self._state,
+            state=self._work or ("continuous" if self._is_continuous else "idle"),
             members=self.members(),
             newest=self._store.newest(self.oid) or 0,
             last_error=self._last_error,
@@ -476,7 +493,7 @@ class Partition(Listener):
 
     def rest(self) -> None:
         """What was under way has ended."""
-        self._state = "continuous" if self._is_continuous else "idle"
+        self._work = ""
 
     def refused(self, verb: str, error: BaseException) -> None:
         """A request ended with `error`: count and log it."""

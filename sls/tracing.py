@@ -47,6 +47,7 @@ from sls.errors import (
     NotKeptError,
     SlsError,
     TaskDiedError,
+    WorkerEndedError,
     WorkerError,
     rebuilt,
 )
@@ -80,6 +81,9 @@ class Listener:
     def committed(self, done: Committed) -> None:
         """A periodic capture became a generation."""
 
+    def continues(self, period_ms: int) -> None:
+        """Periodic captures come from now on; none with a period of 0."""
+
     def failed(self, reason: str, *, has_ended: bool) -> None:
         """A periodic capture was lost; `has_ended`: no more come."""
 
@@ -102,6 +106,7 @@ class Tracing:
         self._futures: dict[int, Future[Any]] = {}
         self._names: dict[int, str] = {}
         self._serial = 0
+        self._last_sent = 0  # a request's serial; 0 for another message
         self._last: tuple[int, int] = (
             0,
             0,
@@ -114,6 +119,7 @@ class Tracing:
         self._beginning = Beginning(store, oid)
         self._buffers = _Buffers()
         self._is_closing = False
+        self._has_ended = False
         ours, theirs = socket.socketpair()
         gate, their_gate = socket.socketpair(type=socket.SOCK_SEQPACKET)
         descriptors = [theirs.fileno(), their_gate.fileno()]
@@ -140,7 +146,8 @@ class Tracing:
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        """Whether there is a worker to be asked: one that has ended is none, also before its end is heard of."""
+        return not self._has_ended and self._process.poll() is None
 
     # --- requests ---
 
@@ -154,7 +161,8 @@ class Tracing:
     ) -> Any:
         """Send the message made from a new serial and wait for its outcome; raises what the worker raised.
 
-        `name`: of the generation that comes of it. `source_epoch`: the generation that a restore reads.
+        WorkerEndedError when it ends before. `name`: of the generation that comes of it. `source_epoch`: the
+        generation that a restore reads.
         """
         future: Future[Any] = Future()
         with self._send_lock:
@@ -164,24 +172,33 @@ class Tracing:
             if name:
                 self._names[serial] = name
             self._source_epoch = source_epoch
-            self._send(make(serial), descriptors)
+            self._last_sent = serial
+            try:
+                self._send(make(serial), descriptors)
+            except WorkerEndedError:
+                self._futures.pop(serial, None)
+                raise
         return future.result()
 
     def tell(self, message: Message) -> None:
         """Send a message that has no outcome."""
         with self._send_lock:
+            self._last_sent = 0
             self._send(message)
 
     def _send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         try:
             self._channel.send(message, descriptors)
         except OSError as error:
-            self._futures.clear()
-            raise WorkerError("the tracer process has ended; try again") from error
+            self._has_ended = True
+            raise WorkerEndedError(has_begun=False) from error
 
     def close(self) -> None:
-        """Let every task go and end the worker. What is under way is finished first."""
-        self._is_closing = True
+        """Let every task go and end the worker. What is under way is finished first.
+
+        The listener still hears of the end of a worker that had ended by itself.
+        """
+        self._is_closing = self.is_alive
         self._channel.shut()
         self._process.wait()
         self._thread.join()
@@ -192,6 +209,7 @@ class Tracing:
     # --- the receiving thread ---
 
     def _listen(self) -> None:
+        unread = 0
         try:
             while True:
                 message, descriptors = self._channel.receive()
@@ -200,16 +218,22 @@ class Tracing:
                 finally:
                     for fd in descriptors:
                         os.close(fd)
+        except ConnectionResetError:
+            # it ended without reading all: net/unix/af_unix.c, unix_release_sock
+            unread = self._last_sent
         except (EOFError, OSError):
             pass  # the worker has ended
         finally:
-            self._abandon()  # whatever happened: nobody waits for what does not come
+            self._channel.shut_both()  # whatever happened: nobody waits for what does not come
+            self._abandon(unread)
 
-    def _abandon(self) -> None:
+    def _abandon(self, unread: int) -> None:
+        """Nothing more comes; the request of the serial `unread` has not even been read."""
+        self._has_ended = True
         self._beginning.drop()
         self._buffers.forget()
-        for future in list(self._futures.values()):
-            future.set_exception(WorkerError("the tracer process ended unexpectedly; try again"))
+        for serial, future in list(self._futures.items()):
+            future.set_exception(WorkerEndedError(has_begun=serial != unread))
         self._futures.clear()
         if not self._is_closing:
             self._listener.failed(
@@ -232,6 +256,7 @@ class Tracing:
             self._listener.restored(message.pids)
             self._futures.pop(message.serial).set_result(message)
         elif isinstance(message, Settled):
+            self._listener.continues(message.period_ms)
             self._futures.pop(message.serial).set_result(None)
         elif isinstance(message, Parted):
             self._futures.pop(message.serial).set_result(message)
@@ -248,19 +273,20 @@ class Tracing:
     # --- commits ---
 
     def _commit(self, captured: Captured, buffer_fd: int) -> None:
-        future = self._futures.pop(captured.serial, None)
         try:
             with self._base_lock:
                 done = self._store_capture(captured, buffer_fd)
         except (SlosError, OSError, WorkerError, BaseDeletedError) as error:
             self._last = (0, 0)
             self.tell_quietly(Release(serial=captured.serial, kept=False))
+            future = self._futures.pop(captured.serial, None)
             if future is not None:
                 future.set_exception(error)
             elif not isinstance(error, BaseDeletedError):
                 self._listener.failed(str(error), has_ended=False)
             return
         self.tell_quietly(Release(serial=captured.serial, kept=True, with_files=self.has_files))
+        future = self._futures.pop(captured.serial, None)
         if future is not None:
             future.set_result(done)
         else:

@@ -267,7 +267,7 @@ class Worker:
             self._continue = message
             self._due_ns = time.monotonic_ns() + message.period_ms * 10**6
             self._missed = 0
-            self._channel.send(Settled(serial=message.serial))
+            self._channel.send(Settled(serial=message.serial, period_ms=message.period_ms))
         elif not self._serve_aside(message):
             assert isinstance(message, TakeRestore), "answers come only when they were asked for"
             self._restore(message, descriptors)

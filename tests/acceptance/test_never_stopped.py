@@ -1,6 +1,5 @@
 """Whatever is killed in the middle of a checkpoint, the application goes on, and what was kept stays."""
 
-import errno
 import os
 import random
 import signal
@@ -111,7 +110,7 @@ def test_the_worker_is_killed_under_periodic_checkpoints(
     job.write("retain", 20)
     job.write("period", 10)
     for number in range(1, (250 if IS_LONG else 20) + 1):
-        kept = checkpoint_by_another(job)
+        kept = job.checkpoint("recursive")
         job.wait_for(partial(has_newer, job, kept), "a periodic generation")
         time.sleep(chance.random() * SPREAD_S)  # the instant is what is tested
         worker = worker_of(slfs)
@@ -127,16 +126,6 @@ def test_the_worker_is_killed_under_periodic_checkpoints(
             job.write("period", 10)
     job.write("period", 0)
     ends_without_a_gap(job)
-
-
-def checkpoint_by_another(job: Job) -> int:
-    """The generation that the next tracer makes. A request that still met the dead one is told to be made again."""
-    try:
-        return job.checkpoint("recursive")
-    except AssertionError as error:
-        if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EIO:
-            raise
-        return job.checkpoint("recursive")
 
 
 def has_newer(job: Job, epoch: int) -> bool:
