@@ -21,6 +21,8 @@ from tests.sls.driver import command_of
 pytestmark = [pytest.mark.root, pytest.mark.fuse, pytest.mark.slow, pytest.mark.crash]
 
 IS_LONG = os.environ.get("SLS_LONG") == "1"
+SEEDS = range(20, 60) if IS_LONG else [20]
+KILLS = 25  # of each seed
 SPREAD_S = 0.03  # a checkpoint takes less
 
 
@@ -100,7 +102,7 @@ def test_the_worker_is_killed_a_hundred_times(
     ends_without_a_gap(job)
 
 
-@pytest.mark.parametrize("seed", range(20, 24) if IS_LONG else [20])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_the_worker_is_killed_under_periodic_checkpoints(
     slfs: Mounted, job: Job, binaries: Path, ends_without_a_gap: Check, seed: int
 ) -> None:
@@ -109,7 +111,7 @@ def test_the_worker_is_killed_under_periodic_checkpoints(
     start(job, binaries)
     job.write("retain", 20)
     job.write("period", 10)
-    for number in range(1, (250 if IS_LONG else 20) + 1):
+    for number in range(1, KILLS + 1):
         kept = job.checkpoint("recursive")
         job.wait_for(partial(has_newer, job, kept), "a periodic generation")
         time.sleep(chance.random() * SPREAD_S)  # the instant is what is tested
