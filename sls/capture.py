@@ -97,6 +97,8 @@ class Tracer:
         )
         rehearsal = Rehearsal(self.member, self.begin, self._sleepers, alone, track=track)
         with ExitStack() as failed:
+            if not track:
+                failed.callback(self._end_tracking)
             failed.push(lambda *_: take.hold.close())  # which is another one after the stop
             with rehearsal:
                 clock.lap("rehearsal")
@@ -157,6 +159,7 @@ class Tracer:
         ]
 
     def _end_tracking(self) -> None:
+        self.has_base = False
         for member in self._members.values():
             member.tracker.stop()
 
