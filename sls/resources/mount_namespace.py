@@ -40,6 +40,8 @@ from sls.resources.base import (
 from sls.resources.mounted_filesystem import (
     Filesystem,
     Filesystems,
+    another_mount,
+    known_filesystems,
     make_early,
     make_late,
     refusal,
@@ -122,6 +124,9 @@ class MountNamespace(ProcessNamespace[MountNamespaceRecord]):
         ctx.trees[record.link] = MountTree(record.link, ctx.opened(built.root))
         namespace = ctx.inheritable(ctx.opened(built.namespace))
         ctx.unfinished[record.link] = [ctx.opened(fd) if fd >= 0 else fd for fd in built.made]
+        for filesystem, fd in zip(record.filesystems, built.overlays, strict=True):
+            if fd >= 0:
+                known_filesystems(ctx)[filesystem.device] = ctx.opened(fd)
         return namespace
 
     def restore(
@@ -138,8 +143,10 @@ class MountNamespace(ProcessNamespace[MountNamespaceRecord]):
         bases = [make_late(ctx, one) if one.is_late else -1 for one in record.filesystems]
         build = _Build(ctx, record, bases)
         namespace = self.made(ctx, record)
-        for words in _told(lambda: build.finish(namespace, made)).notes:
+        finished = _told(lambda: build.finish(namespace, made))
+        for words in finished.notes:
             ctx.note("namespaces", words)
+        _known_groups(ctx).update(finished.groups)
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
@@ -214,6 +221,12 @@ def _sorted(lines: Sequence[MountLine]) -> list[MountLine]:
 # --- restore --------------------------------------------------------------------------------------------------------
 
 
+def _known_groups(ctx: RestoreContext) -> dict[int, int]:
+    """By number, a mount of each peer group that is in a namespace of the members'."""
+    known: dict[int, int] = ctx.once("peer groups", dict)
+    return known
+
+
 def _late(record: MountNamespaceRecord) -> frozenset[int]:
     """Mounts of what can be made only when the processes are there, and those on them."""
     found: set[int] = set()
@@ -231,7 +244,9 @@ class _Built(NamedTuple):
     root: int = -1
     namespace: int = -1
     made: Sequence[int] = ()
+    overlays: Sequence[int] = ()  # by filesystem
     notes: Sequence[str] = ()
+    groups: Mapping[int, int] = {}  # one mount of each
 
 
 def _told(work: Callable[[], _Built]) -> _Built:
@@ -261,8 +276,10 @@ class _Build:
         self._lookup = ctx.as_owner
         self._bases = bases
         self._late = _late(record)
+        self._known_groups = _known_groups(ctx)
         self._notes: list[str] = []
         self._attempted: list[int] = []
+        self._overlays = [-1] * len(record.filesystems)
         self._what = ""
 
     def begin(self) -> _Built:
@@ -275,7 +292,7 @@ class _Build:
             self._join(made, set(range(len(made))) - self._late)
             namespace = os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=namespaces)
             root = os.open("/", os.O_PATH | os.O_CLOEXEC)
-            return _Built(root=root, namespace=namespace, made=made)
+            return _Built(root=root, namespace=namespace, made=made, overlays=self._overlays)
         except OSError as error:
             return self._failed(error)
         finally:
@@ -287,14 +304,17 @@ class _Build:
         processes = Processes()
         complete = dict(enumerate(made))
         try:
-            groups = dict(self._groups_outside(processes))
+            groups = self._known_groups | dict(self._groups_outside(processes))
             mounts.enter(namespace)
             for filesystem, base in enumerate(self._bases):
                 if base >= 0:
                     complete.update(self._copies_of(filesystem, base))
             self._join(complete, self._late)
-            self._propagate(complete, groups)
-            return _Built(notes=self._notes)
+            first = self._propagate(complete, groups)
+            for fd in self._attempted:
+                os.close(fd)
+            kept = {number: fd for number, fd in first.items() if fd in made}
+            return _Built(notes=self._notes, groups=kept)
         except OSError as error:
             return self._failed(error)
         finally:
@@ -352,13 +372,15 @@ class _Build:
         waiting = {
             number: one
             for number, one in enumerate(self._record.filesystems)
-            if one.overlay is not None
+            if one.overlay is not None and self._bases[number] < 0
         }
         while waiting:
             ready = [number for number, one in waiting.items() if one.layer_mounts <= found.keys()]
             for number in ready:
                 base = self._overlay(number, waiting.pop(number), found, outside)
                 try:
+                    self._overlays[number] = another_mount(base)
+                    self._attempted.append(self._overlays[number])
                     found.update(self._copies_of(number, base))
                 finally:
                     os.close(base)
@@ -428,8 +450,8 @@ class _Build:
 
     # --- propagation ---
 
-    def _propagate(self, made: _ByNumber, groups: dict[int, int]) -> None:
-        """Peers and masters, once all is in its place: what propagates would be mounted elsewhere too.
+    def _propagate(self, made: _ByNumber, groups: dict[int, int]) -> dict[int, int]:
+        """Peers and masters, once all is in its place: what propagates would be mounted elsewhere too. One of each.
 
         Who shows most of a filesystem is the first of a group, for the others have to show a part of it.
         """
@@ -448,6 +470,7 @@ class _Build:
                 self._follow(fd, mount, first)
             if mount.is_unbindable:
                 mounts.set_propagation(fd, mounts.UNBINDABLE)
+        return first
 
     def _follow(self, fd: int, mount: Mount, first: dict[int, int]) -> None:
         if not mount.master:

@@ -52,7 +52,8 @@ class Filesystem(Record, frozen=True):
     """What is mounted. `place`: where the restorer has it too; else it is made with `settings`, and filled (`tree`).
 
     `first_process`: of proc(5), pid 1 of the pid namespace that it shows, by our number; 0: it shows the restorer's.
-    `namespace`: the link of the namespace that it shows, of mqueue and sysfs; empty for the restorer's.
+    `namespace`: the link of the namespace that it shows, of mqueue and sysfs; empty for the restorer's. `device`: tells
+    those that several namespaces of the members have; 0: none of them has it.
     """
 
     kind: bytes
@@ -64,6 +65,7 @@ class Filesystem(Record, frozen=True):
     first_process: int = 0
     namespace: bytes = b""
     overlay: Overlay | None = None
+    device: int = 0
 
     @property
     def is_late(self) -> bool:
@@ -149,6 +151,7 @@ class Filesystems:
             first_process=inside.first_processes.get(device, 0),
             namespace=self._namespace(line),
             overlay=self._overlay(line, settings, inside) if line.kind == OVERLAY else None,
+            device=device,
         )
 
     def _overlay(self, line: MountLine, settings: Sequence[bytes], inside: "_Inside") -> Overlay:
@@ -209,8 +212,22 @@ class Filesystems:
                     overlays[line.device] = fd
             else:
                 parts.setdefault(line.device, []).append(Part(fd, line.root.lstrip(b"/")))
-        trees = {device: capture_tmpfs(self._ctx, device, one) for device, one in parts.items()}
+        trees = {device: self._tree(device, one) for device, one in parts.items()}
         return _Inside(trees, processes, overlays)
+
+    def _tree(self, device: int, parts: Sequence[Part]) -> TmpfsTree:
+        """One for all namespaces that have it: what the first of them shows."""
+        capture = partial(capture_tmpfs, self._ctx, device, parts)
+        seen, tree = self._ctx.once(("tmpfs", device), lambda: (parts, capture()))
+        for part in parts:
+            if not any(_is_below(b"/" + part.path, b"/" + one.path) for one in seen):
+                line = next(one for one in self._lines if one.device == device)
+                raise refusal(
+                    self._process,
+                    line,
+                    "shows what another mount namespace does not show of it; unmount it in one of them",
+                )
+        return tree
 
     def _first_process(self, line: MountLine, fd: int) -> int:
         """Who is pid 1 in a proc; 0 if it is that of ours. The machine's own may not be looked at."""
@@ -308,8 +325,34 @@ _READING: Final = How(copy=_copy)
 
 def make_early(ctx: RestoreContext, filesystem: Filesystem) -> int:
     """A descriptor of a new filesystem, filled; -1 for one that is mounted already, or wants others first."""
-    if filesystem.place is not None or filesystem.overlay is not None:
+    if filesystem.place is not None:
         return -1
+    known = known_filesystems(ctx)
+    mount = known.get(filesystem.device, -1) if filesystem.device else -1
+    if mount < 0:
+        if filesystem.overlay is not None:
+            return -1
+        mount = known[filesystem.device] = _fresh(ctx, filesystem)
+    return ctx.opened(another_mount(mount))
+
+
+def known_filesystems(ctx: RestoreContext) -> dict[int, int]:
+    """By device, descriptors of those that several mount namespaces may have, mounted nowhere."""
+    known: dict[int, int] = ctx.once("filesystems", dict)
+    return known
+
+
+def another_mount(mount: int) -> int:
+    """One more mount of it. Before Linux 6.15 there is only the one."""
+    try:
+        return mounts.copy_of(mount)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.dup(mount)
+
+
+def _fresh(ctx: RestoreContext, filesystem: Filesystem) -> int:
     name = filesystem.kind.decode(errors="replace")
     try:
         base = ctx.opened(mounts.fresh(filesystem.kind, filesystem.source, filesystem.settings))

@@ -425,6 +425,45 @@ def overlay_relative() -> None:
     wait_for_go()
 
 
+def two() -> None:
+    """A second namespace that has a tmpfs, an overlayfs and a peer group in common with the first."""
+    leave()
+    run("mount", "-t", "tmpfs", "common", PLACE)
+    layers(PLACE, ("first",))
+    options = f"lowerdir={PLACE}/first,upperdir={PLACE}/upper,workdir={PLACE}/work"
+    run("mount", "-t", "overlay", "-o", options, "overlay", f"{PLACE}/merged")
+    for name in ("peers", "proc"):
+        os.makedirs(f"{PLACE}/{name}/below")
+    run("mount", "-t", "tmpfs", "peers", f"{PLACE}/peers")
+    run("mount", "--make-shared", f"{PLACE}/peers")
+    os.mkdir(f"{PLACE}/peers/below")
+    left, right = socket.socketpair()
+    child = os.fork()
+    if not child:
+        unshare_by_hand()
+        run("mount", "-t", "tmpfs", "its own", f"{PLACE}/proc")
+        before = mounts()
+        left.send(b"ready")
+        wait_along()
+        expect("mounts", mounts(), before)
+        expect("told", left.recv(10), b"written")
+        words = [
+            word(f"{PLACE}/{name}/word") for name in ("first", "merged", "peers", "peers/below")
+        ]
+        expect("words", words, ["first", "merged", "peers", "peers/below"])
+        os._exit(0)
+    expect("its start", right.recv(10), b"ready")
+    merged = f"{PLACE}/merged"
+    all_of_it = seen(merged)
+    wait_for_go()
+    compare(all_of_it, merged)
+    run("mount", "-t", "tmpfs", "more", f"{PLACE}/peers/below")
+    for name in ("first", "merged", "peers", "peers/below"):
+        write(f"{PLACE}/{name}/word", name)
+    right.send(b"written")
+    expect("child", os.waitpid(child, 0)[1], 0)
+
+
 def ramfs() -> None:
     """A kind of filesystem that is nowhere else, and cannot be made again."""
     leave()
@@ -480,7 +519,7 @@ def unshare_by_hand() -> None:
 CASES = {
     one.__name__: one
     for one in (
-        bind, tmpfs, pivot, propagation, stacked, shown, itself, ramfs,
+        bind, tmpfs, pivot, propagation, stacked, shown, itself, two, ramfs,
         overlay, overlay_outside, overlay_root, overlay_of_user, overlay_gone, overlay_other, overlay_relative,
     )
 }  # fmt: skip

@@ -10,7 +10,7 @@ from tests.sls.conftest import Kept, Refused
 
 
 @pytest.mark.parametrize(
-    "case", ["bind", "tmpfs", "pivot", "propagation", "stacked", "shown", "itself"]
+    "case", ["bind", "tmpfs", "pivot", "propagation", "stacked", "shown", "itself", "two"]
 )
 def test_mounts_of_its_own(kept: Kept, case: str) -> None:
     assert not kept("mount_namespace.py", case).notes
