@@ -132,6 +132,7 @@ def _interruptible() -> Iterator[None]:
 
 def main() -> int:
     """Run slsctl; returns the exit status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take statuses away: wait(2)
     try:
         with _interruptible():
             return _run()

@@ -552,6 +552,8 @@ def run(arguments: Sequence[str], make_partition: PartitionFactory) -> int:
     if request is None:
         sys.stdout.write(USAGE + "\n")
         return 0
+    # Where it is ignored, nobody hears of an end, nor do the tracers that are started from here: wait(2).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     starter = Starter() if request.foreground else start_in_background()
     configure_logging(foreground=request.foreground)
     try:

@@ -5,6 +5,7 @@
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -147,6 +148,9 @@ def is_ours(pid: int) -> bool:
 # Inherited by whatever a test starts; other test runs on the machine carry another number.
 RUN_MARK = f"SLS_TEST_RUN={os.getpid()}".encode()
 os.environ["SLS_TEST_RUN"] = str(os.getpid())
+
+# Where whoever runs the tests ignores it, no child's status would come: wait(2).
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

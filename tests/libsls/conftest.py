@@ -12,6 +12,8 @@ from tests.mounts import FAKE, REAL, Mounted, mounting
 
 Slsctl = Callable[..., "subprocess.CompletedProcess[str]"]
 LAUNCHER = Path(__file__).parents[2] / "tools" / "slsctl"
+# What ignores SIGINT when it starts goes on ignoring it; tests may be started so, as in the background of a script.
+INTERRUPTIBLE = ("env", "--default-signal=INT", sys.executable, str(LAUNCHER))
 
 
 @pytest.fixture

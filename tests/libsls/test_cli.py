@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.libsls.conftest import LAUNCHER, Slsctl
+from tests.libsls.conftest import INTERRUPTIBLE, LAUNCHER, Slsctl
 from tests.mounts import Mounted, is_alive, load, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.fuse]
@@ -221,7 +221,7 @@ def test_an_interrupt_is_quiet(tmp_path: Path, module: str, words: list[str], st
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
     )
     outcome = subprocess.run(
-        [sys.executable, str(LAUNCHER), *words],
+        [*INTERRUPTIBLE, *words],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -68,6 +68,24 @@ def test_a_restored_process_killed_by_a_signal(slsctl: Slsctl, tmp_path: Path) -
         assert program.wait(60) == 128 + signal.SIGTERM
 
 
+@pytest.fixture
+def ignoring_sigchld(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs start as under a parent that ignores SIGCHLD: the kernel keeps no status for such, wait(2)."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec env --ignore-signal=CHLD {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+
+
+@pytest.mark.usefixtures("ignoring_sigchld", "real_mount")
+def test_ends_are_told_where_sigchld_was_ignored(slsctl: Slsctl, tmp_path: Path) -> None:
+    assert slsctl("spawn", "-o", 2, "--", "sh", "-c", "exit 7").returncode == 7
+    start(slsctl, tmp_path)
+    (tmp_path / "go").touch()
+    with restore_in_foreground() as program:
+        assert program.wait(60) == 3
+
+
 def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 

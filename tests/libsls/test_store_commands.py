@@ -15,7 +15,7 @@ from slos.dump import ExtentItem
 from slos.dump import dump as dumped
 from slos.objstore import ObjectStore
 from tests.conftest import WaitUntil
-from tests.libsls.conftest import LAUNCHER, Slsctl
+from tests.libsls.conftest import INTERRUPTIBLE, LAUNCHER, Slsctl
 
 DATA = os.urandom(3 * 4096)
 
@@ -201,7 +201,7 @@ def test_copy_that_is_interrupted_leaves_no_file(
                 transaction.put(7, os.urandom(1 << 20))
                 transaction.commit(wait=False)
     new = tmp_path / "copy.store"
-    words = [sys.executable, str(LAUNCHER), "copy", str(store), str(new)]
+    words = [*INTERRUPTIBLE, "copy", str(store), str(new)]
     with subprocess.Popen(words, stderr=subprocess.DEVNULL) as copying:
         wait_until(new.exists)
         copying.send_signal(signal.SIGINT)
