@@ -20,15 +20,14 @@ from sls.resources.base import (
     RestoredProcess,
     Stage,
 )
+from sls.resources.devpts import OURS, instance_of_session, is_slave, open_slave, pty_index
 from sls.resources.tty import (
     Terminal,
+    console_path,
     decoded_device,
     find_terminal,
     is_still_there,
-    open_slave,
     pair,
-    pty_index,
-    slave_path,
 )
 
 _TIOCSCTTY: Final = 0x540E  # asm-generic/ioctls.h
@@ -64,7 +63,7 @@ class ControllingTerminal(ProcessState[ControllingTerminalRecord]):
             return ControllingTerminalRecord(is_of_outside_session=outside)
         device = decoded_device(stat_line.terminal)
         return ControllingTerminalRecord(
-            terminal=find_terminal(ctx, device, slave_path(device)),
+            terminal=_terminal(ctx, process, device),
             foreground=stat_line.foreground,
         )
 
@@ -101,12 +100,20 @@ class ControllingTerminal(ProcessState[ControllingTerminalRecord]):
             ctx.note("terminal", f"{name} is another session's now", process.pid)
 
 
+def _terminal(ctx: CaptureContext, process: CapturedProcess, device: int) -> Terminal:
+    if not is_slave(device):
+        return find_terminal(ctx, device, console_path(device), OURS)
+    devpts = instance_of_session(ctx, process, pty_index(device))
+    return find_terminal(ctx, device, b"", devpts)
+
+
 def _controlling_descriptor(ctx: RestoreContext, terminal: Terminal) -> int:
     """A descriptor of the terminal that the processes inherit; -1 when it is gone."""
 
     def make() -> int:
         if terminal.is_inside:
-            fd = open_slave(pair(ctx, pty_index(terminal.device)), os.O_RDWR)
+            index = pty_index(terminal.device)
+            fd = open_slave(pair(ctx, index, terminal.devpts), os.O_RDWR)
         elif is_still_there(ctx, terminal):
             with ctx.as_owner():
                 fd = os.open(terminal.path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -117,4 +124,5 @@ def _controlling_descriptor(ctx: RestoreContext, terminal: Terminal) -> int:
         finally:
             os.close(fd)
 
-    return ctx.once(("controlling terminal", terminal.device), make)
+    which = terminal.devpts.device, terminal.device
+    return ctx.once(("controlling terminal", *which), make)

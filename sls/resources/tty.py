@@ -1,6 +1,7 @@
 """Terminals: pty masters and slaves, virtual consoles, /dev/tty (pty(7), ioctl_tty(2), termios(3)).
 
-A pair whose master is in the partition is made again, with its number if that is free. A terminal whose other end is
+A pair whose master is in the partition is made again, with its number if that is free, in the devpts that it was of
+(`devpts`). A terminal whose other end is
 outside is opened again if it still is the same; else the restorer's stands in, else /dev/null. Bytes that wait between
 master and slave come with the master (`tty_queue`), unless it is in packet mode or its output is stopped.
 
@@ -27,6 +28,17 @@ from sls.resources.base import (
     Record,
     RestoreContext,
 )
+from sls.resources.devpts import (
+    OURS,
+    Devpts,
+    instance_of_master,
+    instance_of_session,
+    instance_of_slave,
+    is_slave,
+    masters_inside,
+    open_slave,
+    pty_index,
+)
 from sls.resources.tty_queue import (
     EMPTY,
     TCGETS2,
@@ -42,7 +54,6 @@ from sls.resources.tty_queue import (
 _MASTER: Final = os.makedev(5, 2)
 _CURRENT: Final = os.makedev(5, 0)  # /dev/tty
 _TTY_MAJORS: Final = (4, 5, *range(136, 144), 204, 229)
-_SLAVE_MAJORS: Final = range(136, 144)
 _STANDARD_ERROR: Final = 2
 
 # asm-generic/ioctls.h
@@ -52,7 +63,7 @@ _TIOCGLCKTRMIOS, _TIOCSLCKTRMIOS = 0x5456, 0x5457
 _TIOCPKT, _TIOCGPKT = 0x5420, 0x80045438
 _TIOCSPTLCK, _TIOCGPTLCK = 0x40045431, 0x80045439
 _TIOCEXCL, _TIOCGEXCL = 0x540C, 0x80045440
-_TIOCGDEV, _TIOCGPTN, _TIOCGPTPEER, _TIOCGETD = 0x80045432, 0x80045430, 0x5441, 0x5424
+_TIOCGDEV, _TIOCGPTN, _TIOCGETD = 0x80045432, 0x80045430, 0x5424
 
 
 class Settings(Record, frozen=True):
@@ -70,6 +81,7 @@ class Terminal(Record, frozen=True):
     device: int
     changed_ns: int
     is_inside: bool  # a slave whose master is in the partition
+    devpts: Devpts = OURS
 
 
 class PtyMasterRecord(FileRecord, frozen=True, tag="pty-master"):
@@ -85,6 +97,7 @@ class PtyMasterRecord(FileRecord, frozen=True, tag="pty-master"):
     uid: int
     gid: int
     queue: TerminalQueue = EMPTY
+    devpts: Devpts = OURS
 
 
 class TtyRecord(FileRecord, frozen=True, tag="tty"):
@@ -107,8 +120,8 @@ class PtyMaster(FileType[PtyMasterRecord]):
     def capture(self, ctx: CaptureContext, file: OpenFile) -> PtyMasterRecord:
         fd = file.descriptor
         index = int(file.info["tty-index"])
-        _refuse_another_devpts(file, fd)
-        slave = os.stat(f"/dev/pts/{index}")
+        devpts = instance_of_master(file)
+        slave = file.tree.stat(devpts.path_of(index))
         return PtyMasterRecord(
             file_id=file.file_id,
             flags=file.flags,
@@ -122,13 +135,15 @@ class PtyMaster(FileType[PtyMasterRecord]):
             uid=slave.st_uid,
             gid=slave.st_gid,
             queue=_queue(ctx, file),
+            devpts=devpts,
         )
 
     def restore(self, ctx: RestoreContext, record: PtyMasterRecord) -> int:
-        master = pair(ctx, record.index)
-        slave = f"/dev/pts/{_read_int(master, _TIOCGPTN)}"
-        os.chown(slave, record.uid, record.gid)
-        os.chmod(slave, record.mode)
+        master = pair(ctx, record.index, record.devpts)
+        path = record.devpts.path_of(_read_int(master, _TIOCGPTN))
+        with ctx.trees[record.devpts.mounts].reach(path) as slave:
+            os.chown(slave, record.uid, record.gid)
+            os.chmod(slave, record.mode)
         if record.is_packet_mode:
             fcntl.ioctl(master, _TIOCPKT, struct.pack("=i", 1))
         if record.is_exclusive:
@@ -159,9 +174,17 @@ class Tty(FileType[TtyRecord]):
     def capture(self, ctx: CaptureContext, file: OpenFile) -> TtyRecord:
         if discipline := _read_int(file.descriptor, _TIOCGETD):
             raise file.unsupported(f"a terminal with line discipline {discipline} is not supported")
-        _refuse_another_devpts(file, -1)
         device = _device(file)
-        terminal = find_terminal(ctx, device, file.target)
+        devpts = OURS
+        if is_slave(file.stat.st_rdev):
+            devpts = instance_of_slave(file)
+        elif is_slave(device):
+            devpts = instance_of_session(ctx, file.process, pty_index(device))
+        terminal = find_terminal(ctx, device, file.target, devpts)
+        if devpts.device and not terminal.is_inside:
+            raise file.unsupported(
+                "a terminal of another devpts than ours, whose master is outside, is not supported"
+            )
         settings = _settings(file)
         return TtyRecord(
             file_id=file.file_id,
@@ -176,7 +199,7 @@ class Tty(FileType[TtyRecord]):
         terminal = record.terminal
         flags = record.flags | os.O_NOCTTY | os.O_CLOEXEC
         if terminal.is_inside:
-            fd = open_slave(pair(ctx, pty_index(terminal.device)), flags)
+            fd = open_slave(pair(ctx, pty_index(terminal.device), terminal.devpts), flags)
             if record.is_exclusive:
                 fcntl.ioctl(fd, _TIOCEXCL)
             return fd
@@ -192,22 +215,6 @@ class Tty(FileType[TtyRecord]):
 
 
 # --- capture --------------------------------------------------------------------------------------------------------
-
-
-def _refuse_another_devpts(file: OpenFile, master: int) -> None:
-    """A mount namespace may have one of its own, whose terminals have the numbers of others here (devpts(5))."""
-    if not file.process.tree.link:
-        return
-    slave = (
-        open_slave(master, os.O_RDWR | os.O_NONBLOCK) if master >= 0 else os.dup(file.descriptor)
-    )
-    try:
-        found = os.fstat(slave)
-    finally:
-        os.close(slave)
-    is_pty = os.major(found.st_rdev) in _SLAVE_MAJORS
-    if is_pty and found.st_dev != os.stat("/dev/pts").st_dev:
-        raise file.unsupported("a terminal of another devpts than ours is not supported")
 
 
 def _read_int(fd: int, request: int) -> int:
@@ -274,34 +281,30 @@ def _device(file: OpenFile) -> int:
     return decoded_device(_read_int(file.descriptor, _TIOCGDEV) & 0xFFFFFFFF)
 
 
-def pty_index(device: int) -> int:
-    """The number of a pty: the kernel gives all of them to the first major, MINORBITS being 20."""
-    return os.minor(device)
-
-
-def slave_path(device: int) -> bytes:
-    """Where a terminal of that device number is found in /dev."""
+def console_path(device: int) -> bytes:
+    """Where a terminal of that device number, which is no pty, is found in /dev."""
     major, minor = os.major(device), os.minor(device)
-    if major in _SLAVE_MAJORS:
-        return b"/dev/pts/%d" % pty_index(device)
     return b"/dev/tty%d" % minor if major == 4 and minor < 64 else b"/dev/ttyS%d" % (minor - 64)
 
 
-def find_terminal(ctx: CaptureContext, device: int, path: bytes) -> Terminal:
+def find_terminal(ctx: CaptureContext, device: int, path: bytes, devpts: Devpts) -> Terminal:
     """The terminal of a device number; `path` counts only for what is no pty."""
-    if os.major(device) in _SLAVE_MAJORS:
-        path = slave_path(device)
+    master = None
+    if is_slave(device):
+        path = devpts.path_of(pty_index(device))
+        masters = map(instance_of_master, masters_inside(ctx, pty_index(device)))
+        master = next((one for one in masters if one.device == devpts.device), None)
     try:
-        changed_ns = os.stat(path).st_ctime_ns
+        changed_ns = 0 if devpts.device else os.stat(path).st_ctime_ns
     except FileNotFoundError:
         changed_ns = 0
-    inside = ctx.once("slaves of masters inside", lambda: _slaves_inside(ctx))
-    return Terminal(path=path, device=device, changed_ns=changed_ns, is_inside=path in inside)
-
-
-def _slaves_inside(ctx: CaptureContext) -> set[bytes]:
-    masters = (file for file in ctx.files.values() if "tty-index" in file.info)
-    return {b"/dev/pts/%d" % int(file.info["tty-index"]) for file in masters}
+    return Terminal(
+        path=path,
+        device=device,
+        changed_ns=changed_ns,
+        is_inside=master is not None,
+        devpts=master or devpts,
+    )
 
 
 # --- restore --------------------------------------------------------------------------------------------------------
@@ -315,25 +318,27 @@ def _set(fd: int, settings: Settings) -> None:
         fcntl.ioctl(fd, _TIOCSLCKTRMIOS, settings.locked)
 
 
-def pair(ctx: RestoreContext, index: int) -> int:
+def pair(ctx: RestoreContext, index: int, devpts: Devpts) -> int:
     """The master of a new pair, numbered `index` if possible."""
-    return ctx.once(("pty", index), lambda: _numbered(ctx, index))
+    return ctx.once(("pty", devpts.device, index), lambda: _numbered(ctx, index, devpts))
 
 
-def _numbered(ctx: RestoreContext, index: int) -> int:
+def _numbered(ctx: RestoreContext, index: int, devpts: Devpts) -> int:
     """The lowest free number is given each time: pairs below are kept for those that want their numbers."""
-    passed: dict[int, int] = ctx.once("ptys passed", dict)
+    passed: dict[int, int] = ctx.once(("ptys passed", devpts.device), dict)
     while index not in passed:
         try:
-            fd = ctx.opened(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+            fd = ctx.opened(_open_master(ctx, devpts))
         except OSError as error:
+            name = devpts.multiplexer.decode(errors="replace")
             raise RestoreConflictError(
-                f"/dev/ptmx: {error.strerror}; close terminals and restore again",
+                f"{name}: {error.strerror}; close terminals and restore again",
                 error.errno or errno.ENOSPC,
             ) from error
         given = _read_int(fd, _TIOCGPTN)
         if given > index:
-            ctx.note("terminal", f"/dev/pts/{index} is in use; it is /dev/pts/{given} now")
+            old, new = (devpts.path_of(one).decode(errors="replace") for one in (index, given))
+            ctx.note("terminal", f"{old} is in use; it is {new} now")
             given = index
         passed[given] = fd
     fd = passed.pop(index)
@@ -341,11 +346,12 @@ def _numbered(ctx: RestoreContext, index: int) -> int:
     return fd
 
 
-def open_slave(master: int, flags: int) -> int:
-    """TIOCGPTPEER (Linux 4.13) needs no path. O_CLOEXEC would stay in the file flags, and in fdinfo for ever."""
-    fd: int = fcntl.ioctl(master, _TIOCGPTPEER, flags & ~os.O_CLOEXEC | os.O_NOCTTY)
-    os.set_inheritable(fd, False)
-    return fd
+def _open_master(ctx: RestoreContext, devpts: Devpts) -> int:
+    flags = os.O_RDWR | os.O_NOCTTY
+    if not devpts.device:
+        return os.open(devpts.multiplexer, flags | os.O_CLOEXEC)
+    with ctx.as_owner():
+        return ctx.trees[devpts.mounts].open(devpts.multiplexer, flags)
 
 
 def is_still_there(ctx: RestoreContext, terminal: Terminal) -> bool:
@@ -355,8 +361,7 @@ def is_still_there(ctx: RestoreContext, terminal: Terminal) -> bool:
     except OSError:
         return False
     is_same_slave = ctx.is_same_boot and found.st_ctime_ns == terminal.changed_ns
-    is_slave = os.major(terminal.device) in _SLAVE_MAJORS
-    return found.st_rdev == terminal.device and (is_same_slave or not is_slave)
+    return found.st_rdev == terminal.device and (is_same_slave or not is_slave(terminal.device))
 
 
 def _stand_in(ctx: RestoreContext, record: TtyRecord, flags: int) -> int:
