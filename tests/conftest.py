@@ -149,8 +149,10 @@ def is_ours(pid: int) -> bool:
 RUN_MARK = f"SLS_TEST_RUN={os.getpid()}".encode()
 os.environ["SLS_TEST_RUN"] = str(os.getpid())
 
-# Where whoever runs the tests ignores it, no child's status would come: wait(2).
+# What whoever runs the tests left otherwise, and programs inherit: children's statuses do not come where SIGCHLD is
+# ignored (wait(2)), and modes of new files are compared.
 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+os.umask(0o022)
 
 
 @pytest.fixture(autouse=True)

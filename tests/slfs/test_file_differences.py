@@ -97,7 +97,6 @@ def test_contents_and_attributes(partition: Path) -> None:
     for name in ("small", "d/large", "d/same", "touched", "truncated", "replaced", "kind"):
         (files / name).write_bytes(b"x" * 40 * PAGE)
     (files / "empty").touch()
-    (files / "touched").chmod(0o644)
     os.setxattr(files / "touched", "user.old", b"1")
     os.setxattr(files / "touched", "user.kept", b"1")
     take(partition)
