@@ -138,6 +138,10 @@ class Observations:
         self._next_leisurely[key] = look
         return self._told(key, look)
 
+    def put(self, key: Hashable, found: object) -> None:
+        """The caller has looked himself, while the tasks stood still."""
+        self._seen[key] = found
+
     def seen(self, key: Hashable) -> Any:
         """What was seen of that key in this capture until now; None when nothing."""
         return self._seen.get(key)

@@ -113,6 +113,8 @@ class PageTracker:
         self._spans: Ranges = []
         self._of_files: Ranges = []  # private mappings of files
         self._witnesses = Witnesses()
+        # range of the rest → what the kernel said of it, and what came of that
+        self._known: dict[tuple[int, int], tuple[bytes, tuple[Ranges, Ranges, Ranges]]] = {}
         self.lack: str = ""  # why there is no tracking, in words
 
     @property
@@ -231,6 +233,7 @@ class PageTracker:
 
     def _note(self, vmas: Sequence[VmaLine]) -> None:
         self._vmas = vmas
+        self._known.clear()
         self._spans = merged((vma.start, vma.end) for vma in vmas)
         self._of_files = [(vma.start, vma.end) for vma in vmas if vma.inode]
 
@@ -306,15 +309,27 @@ class PageTracker:
         populated: Ranges = []
         for start, end in self._gaps():
             written = self._written(start, end)
-            found, unregistered, absent = self._populated(start, end)
-            found = intersection(found, self._spans)
-            unregistered = intersection(unregistered, self._spans)
-            unsure = intersection(absent, self._of_files)
+            found, unregistered, unsure = self._own(start, end)
             copied += merged([*intersection(written, found), *unregistered, *unsure])
             populated += found
             if unregistered:
                 self._arm([vma for vma in self._vmas if intersection(unregistered, [vma[:2]])])
         return copied, populated
+
+    def _own(self, start: int, end: int) -> tuple[Ranges, Ranges, Ranges]:
+        """`_populated` within the mappings; of the absent ones those of files. Mostly the same as at the last look."""
+        regions = self._scan_populated(start, end)
+        key = (start, end)
+        known = self._known.get(key)
+        if known is None or known[0] != regions:
+            found, unregistered, absent = _sorted_out(regions)
+            told = (
+                intersection(found, self._spans),
+                intersection(unregistered, self._spans),
+                intersection(absent, self._of_files),
+            )
+            known = self._known[key] = (regions, told)
+        return known[1]
 
     def _populated(self, start: int, end: int) -> tuple[Ranges, Ranges, Ranges]:
         """Pages with contents of their own; those of them in mappings that are not registered; and the absent ones.
@@ -322,17 +337,14 @@ class PageTracker:
         Absent pages of a file's mapping may be swapped out, or have been dropped after they were armed: the kernel
         leaves a marker then, which looks the same (mm/memory.c, zap_install_uffd_wp_if_needed).
         """
+        return _sorted_out(self._scan_populated(start, end))
+
+    def _scan_populated(self, start: int, end: int) -> bytes:
         other = _categories_of_others(self._pagemap)
-        found = syscalls.scan_pages(
+        return syscalls.scan_regions(
             self._pagemap, start, end, inverted=other, all_of=other, any_of=_POPULATED,
             returned=PAGE_IS_WPALLOWED | PAGE_IS_PRESENT,
         )  # fmt: skip
-        populated = merged((one.start, one.end) for one in found)
-        new = merged(
-            (one.start, one.end) for one in found if not one.categories & PAGE_IS_WPALLOWED
-        )
-        absent = [(one.start, one.end) for one in found if not one.categories & PAGE_IS_PRESENT]
-        return populated, new, absent
 
     def _written(self, start: int, end: int) -> Ranges:
         """What was written, armed again. Only pages that are there: to arm a hole of 100 GiB costs its page tables.
@@ -376,3 +388,12 @@ class PageTracker:
         if self._userfaultfd is not None:
             os.close(self._userfaultfd)
             self._userfaultfd = None
+
+
+def _sorted_out(regions: bytes) -> tuple[Ranges, Ranges, Ranges]:
+    """All of the regions, those of mappings that are not registered, and the absent ones."""
+    found = syscalls.as_pages(regions)
+    populated = merged((one.start, one.end) for one in found)
+    new = merged((one.start, one.end) for one in found if not one.categories & PAGE_IS_WPALLOWED)
+    absent = [(one.start, one.end) for one in found if not one.categories & PAGE_IS_PRESENT]
+    return populated, new, absent

@@ -7,7 +7,7 @@ import enum
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from operator import itemgetter
@@ -138,6 +138,20 @@ def free_huge_pages(page_bytes: int) -> int:
     return count("free_hugepages") - count("resv_hugepages") + spare
 
 
+def descriptors(pid: int, likely: Collection[int]) -> dict[int, bytes]:
+    """Descriptors of a process that stands still, ascending, and their links.
+
+    `likely`: numbers that are tried first. If there are so many and no more (st_size of the directory, Linux 6.2), and
+    each of them is there, these are all.
+    """
+    try:
+        if likely and os.stat(f"/proc/{pid}/fd").st_size == len(likely):
+            return {fd: os.readlink(f"/proc/{pid}/fd/{fd}".encode()) for fd in likely}
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return {fd: link(pid, f"fd/{fd}") for fd in entries(pid, "fd")}
+
+
 def has_ended(pid: int) -> bool:
     """Whether the process is a zombie or gone."""
     try:
@@ -191,7 +205,11 @@ def thread_count(pid: int, read: Read = read) -> int:
 
 def _stat_number(pid: int, field: int, read: Read) -> int:
     """One field of /proc/<pid>/stat behind the name, by its number in proc(5)."""
-    words = read(pid, "stat").rpartition(b")")[2].split(None, field - 2)
+    return _number_in(pid, read(pid, "stat"), field)
+
+
+def _number_in(pid: int, stat: bytes, field: int) -> int:
+    words = stat.rpartition(b")")[2].split(None, field - 2)
     if len(words) < field - 2:  # it is being taken away
         raise TaskDiedError(pid, "reading stat")
     return int(words[field - 3])
@@ -340,7 +358,12 @@ def stat(pid: int) -> Stat:
 
 def start_time(pid: int, read: Read = read) -> int:
     """When the process started, in clock ticks since boot: with its number, what tells it from all others."""
-    return _stat_number(pid, 22, read)
+    return start_time_in(pid, read(pid, "stat"))
+
+
+def start_time_in(pid: int, stat: bytes) -> int:
+    """The same from the text of its `stat`."""
+    return _number_in(pid, stat, 22)
 
 
 def private_bytes(pid: int) -> int:

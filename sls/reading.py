@@ -31,6 +31,7 @@ from sls.resources import (
     CaptureContext,
     CapturedProcess,
     FileType,
+    Memo,
     MemoryRecord,
     OpenFile,
     Parting,
@@ -238,12 +239,13 @@ class Reading:
             )
 
     def _descriptor(self, process: CapturedProcess, fd: int) -> DescriptorImage:
-        target = process.link(f"fd/{fd}")
+        target = _descriptors(process)[fd]
         text = process.read(f"fdinfo/{fd}")
         info = process.memo.of(f"fdinfo {fd}", text, lambda: FdInfo(process.tid, fd, text))
         file_id = self._file_id(process, fd, target, info)
         self.ctx.descriptors[process.pid, fd] = file_id
         process.infos[fd] = info
+        process.targets[fd] = target
         return DescriptorImage(
             fd=fd,
             file_id=file_id,
@@ -321,6 +323,7 @@ def _inside_of_thread(process: CapturedProcess, tid: int) -> tuple[int, ...]:
     return proc.numbers_below(process.status_of(tid)).task
 
 
+_DESCRIPTORS: Final = "descriptors"
 _FILES_CAN_WAIT: Final = "files can wait"
 
 
@@ -329,14 +332,22 @@ def _files_can_wait(process: CapturedProcess) -> bool:
     return process.memo.of(_FILES_CAN_WAIT, b"", lambda: False)
 
 
-def _descriptors(process: CapturedProcess) -> list[int]:
-    return process.looks.meanwhile("descriptors", partial(proc.entries, process.tid, "fd"))
+def _descriptors(process: CapturedProcess) -> dict[int, bytes]:
+    """Descriptors, ascending, and their links."""
+    look = partial(_look_at_descriptors, process.memo, process.tid)
+    return process.looks.meanwhile("descriptors", look)
+
+
+def _look_at_descriptors(memo: Memo, tid: int) -> dict[int, bytes]:
+    known: tuple[int, ...] = memo.of(_DESCRIPTORS, b"", tuple)
+    found = proc.descriptors(tid, known)
+    memo.put(_DESCRIPTORS, b"", tuple(found))
+    return found
 
 
 def _shape(process: CapturedProcess) -> Shape:
     """What tells that a process may be asked as it was the last time: its threads, and what its descriptors are."""
-    fds = _descriptors(process)
-    return (tuple(process.frozen.threads), *fds, *(process.link(f"fd/{fd}") for fd in fds))
+    return (tuple(process.frozen.threads), *_descriptors(process).items())
 
 
 @lru_cache(maxsize=1)

@@ -117,12 +117,13 @@ class Session:
 
     def _prepare(self, pid: int, track: bool) -> None:
         frozen = self._frozen.processes[pid]
-        member = self._find_member(pid, frozen.leader.tid, proc.start_time(pid, proc.reread))
+        stat = proc.reread(pid, "stat")
+        member = self._find_member(pid, frozen.leader.tid, proc.start_time_in(pid, stat))
         self.members[pid] = member
         member.tracker.pid = frozen.leader.tid  # another thread's, once the leader has ended
         process = CapturedProcess(
             frozen, member.object_id, member.memo,
-            member.looks if self._is_noted else Observations(),
+            member.looks if self._is_noted else Observations(), stat,
             is_tracked=member.tracker.is_tracking,
         )  # fmt: skip
         self._cleanup.callback(process.close)

@@ -30,6 +30,8 @@ def _order(kind: int, left: int, right: int) -> int:
 def refuse_shared(processes: Iterable[FrozenProcess]) -> None:
     """UnsupportedResourceError when two processes share what cannot be kept shared."""
     tids = {process.leader.tid: process for process in processes}
+    if len(tids) < 2:
+        return
     for kind, (resource, what) in _KINDS.items():
         if pair := _equal_pair(tids, kind):
             pids = sorted(tids[tid].pid for tid in pair)

@@ -792,12 +792,37 @@ def scan_pages(
     returned: int,
     write_protect: bool = False,
 ) -> list[PageRange]:
+    """`scan_regions`, parsed."""
+    regions = scan_regions(
+        pagemap_fd, start, end, all_of=all_of, any_of=any_of, inverted=inverted, returned=returned,
+        write_protect=write_protect,
+    )  # fmt: skip
+    return as_pages(regions)
+
+
+def as_pages(regions: bytes) -> list[PageRange]:
+    """What `scan_regions` gave, parsed."""
+    return [PageRange(*region) for region in _SCAN_REGION.iter_unpack(regions)]
+
+
+def scan_regions(
+    pagemap_fd: int,
+    start: int,
+    end: int,
+    *,
+    all_of: int = 0,
+    any_of: int = 0,
+    inverted: int = 0,
+    returned: int,
+    write_protect: bool = False,
+) -> bytes:
     """PAGEMAP_SCAN (Linux 6.7) over [start, end) of the process behind `pagemap_fd` (its /proc/pid/pagemap).
 
     A page matches when, after flipping `inverted`, it has every category of `all_of` and, unless 0, one of `any_of`.
-    With `write_protect` each matching page is armed again in the same step. Returns ranges with `returned` categories.
+    With `write_protect` each matching page is armed again in the same step. Returns an array of struct page_region with
+    `returned` categories: equal ones are told by their bytes.
     """
-    found: list[PageRange] = []
+    found = b""
     flags = PM_SCAN_WP_MATCHING if write_protect else 0
     buffer = ctypes.addressof(_SCAN_BUFFER)
     while start < end:
@@ -807,8 +832,7 @@ def scan_pages(
             )
         )  # fmt: skip
         count = fcntl.ioctl(pagemap_fd, _PAGEMAP_SCAN, argument)
-        data = memoryview(_SCAN_BUFFER)[: 24 * count]
-        found += [PageRange(*region) for region in _SCAN_REGION.iter_unpack(data)]
+        found += bytes(memoryview(_SCAN_BUFFER)[: 24 * count])
         walked = int(struct.unpack_from("=Q", argument, 32)[0])
         assert walked > start, "PAGEMAP_SCAN made no progress"
         start = walked

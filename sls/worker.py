@@ -17,7 +17,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from itertools import cycle
 
 from sls import proc, syscalls
@@ -81,6 +81,7 @@ _BUSY_TRIES, _BUSY_WAIT_S = 100, 0.01
 def family(members: Sequence[MemberId], read: proc.Read = proc.read) -> list[int]:
     """The members that still are who they were, and all their descendants; parents before children."""
     found: dict[int, None] = {}
+    read = cache(read)  # of this one moment
     for member in members:
         try:
             if proc.start_time(member.pid, read) != member.start_time:

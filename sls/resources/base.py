@@ -233,7 +233,7 @@ class CapturedProcess:
     """A frozen process while it is read. Text of /proc is read once and kept for the capture (`looks`).
 
     `tid` is a live thread, the leader unless that has ended: what the kernel shows of an ended leader is empty, so
-    /proc is read through it.
+    /proc is read through it. `stat`: of the leader, read in this stop.
     """
 
     def __init__(
@@ -242,6 +242,7 @@ class CapturedProcess:
         object_id: int,
         memo: Memo,
         looks: Observations,
+        stat: bytes,
         *,
         is_tracked: bool,
     ) -> None:
@@ -252,10 +253,14 @@ class CapturedProcess:
         self.tid = frozen.leader.tid
         self.object_id = object_id  # of its memory in the generation
         self.arena: Arena | None = None
-        self.infos: dict[int, FdInfo] = {}  # by descriptor, complete before any capture runs
+        # by descriptor, complete before any capture runs
+        self.infos: dict[int, FdInfo] = {}
+        self.targets: dict[int, bytes] = {}
         self.tree = OURS  # of its mount namespace, set before any capture runs
         self._is_tracked = is_tracked
         self._facts: dict[str, Any] = {}
+        if self.tid == self.pid:
+            looks.put(_key("stat"), stat)
         self.stat = proc.parse_stat(self.read("stat"))
         self._statuses: dict[int, proc.Fields] = {}
         self.status = self.status_of(self.tid)

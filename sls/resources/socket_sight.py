@@ -305,9 +305,7 @@ def sockets_of(process: CapturedProcess) -> tuple[tuple[int, bytes], ...]:
     return process.once(
         "sockets",
         lambda: tuple(
-            (fd, target)
-            for fd in sorted(process.infos)
-            if (target := process.link(f"fd/{fd}")).startswith(b"socket:[")
+            (fd, target) for fd, target in process.targets.items() if target.startswith(b"socket:[")
         ),
     )
 

@@ -38,6 +38,10 @@ _KINDS: Final = {
 }
 
 
+_INFO: Final = {"shm": (14, 0), "sem": (19, 28), "msg": (12, 0)}  # command, where the count is
+_INFO_BYTES: Final = 64
+
+
 class SysvObject(Record, frozen=True):
     """What names one, and whose it is. A private one has key 0; so has a destroyed segment.
 
@@ -105,12 +109,27 @@ def lines_of(
     ctx: CaptureContext, process: CapturedProcess, kind: str, look: Callable[[], list[T]]
 ) -> list[T]:
     """The kernel's table of all objects of a kind. With any in it there is more to ask while the tasks stand still."""
-    inside = partial(seen_from, NEW_IPC, process.tid, look) if process.ipc else look
+    found = partial(_lines, kind, look)
+    inside = partial(seen_from, NEW_IPC, process.tid, found) if process.ipc else found
     lines = ctx.once(("sysv", kind), lambda: process.looks.meanwhile(("sysv", kind), inside))
     process.memo.put(f"no sysv {kind}", b"", not lines)
     if lines:
         process.looks.must_be_at_rest(f"sysv {kind}")
     return lines
+
+
+def _lines(kind: str, look: Callable[[], list[T]]) -> list[T]:
+    """As a rule there are none, which is told at once."""
+    return look() if _count(kind) else []
+
+
+def _count(kind: str) -> int:
+    """How many objects of a kind there are: SHM_INFO of shmctl(2), SEM_INFO of semctl(2), MSG_INFO of msgctl(2)."""
+    _, _, control = _KINDS[kind]
+    room = bytearray(_INFO_BYTES)
+    command, offset = _INFO[kind]
+    syscalls.syscall_on(control, 0, *([0] if kind == "sem" else []), command, room)
+    return int.from_bytes(room[offset : offset + 4], "little")
 
 
 def tell_of_users(ctx: CaptureContext, process: CapturedProcess, kind: str) -> None:
