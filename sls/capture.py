@@ -283,6 +283,8 @@ class _Take:
             session = Session(
                 self._tracer.member, frozen, cleanup, track=self._track, stay=self._stay
             )
+            if not full:
+                session.begin_looks()
             lap("prepare")
             knows_all = self._tracer.knows(session.pids)
             reading = Reading(

@@ -43,9 +43,13 @@ class Witnesses:
             self._places[table] = place
         self._look = syscalls.PresenceLook([*self._places.values()])
 
-    def missing(self, pid: int, stretches: Ranges) -> Ranges:
-        """What is mapped by tables whose witness is not there, within `stretches`."""
-        absent = self._look.absent(pid)
+    @property
+    def look(self) -> syscalls.PresenceLook:
+        """The look at all of them; another one once any of them is another."""
+        return self._look
+
+    def missing(self, absent: Sequence[int], stretches: Ranges) -> Ranges:
+        """What is mapped by tables whose witness is not there, within `stretches`. `absent`: of a `look`."""
         if not len(absent):
             return []
         tables = list(self._places)

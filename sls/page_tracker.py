@@ -38,6 +38,7 @@ from sls.ranges import (
     total_bytes,
 )
 from sls.remote import Arena, Borrowed, call
+from sls.scan_ahead import ScanAhead
 from sls.syscalls import (
     PAGE_BYTES,
     PAGE_IS_FILE,
@@ -113,6 +114,7 @@ class PageTracker:
         self._spans: Ranges = []
         self._of_files: Ranges = []  # private mappings of files
         self._witnesses = Witnesses()
+        self._ahead: ScanAhead | None = None
         # range of the rest → what the kernel said of it, and what came of that
         self._known: dict[tuple[int, int], tuple[bytes, tuple[Ranges, Ranges, Ranges]]] = {}
         self.lack: str = ""  # why there is no tracking, in words
@@ -162,15 +164,43 @@ class PageTracker:
 
     # --- looks ---
 
+    def begin_look(self, vmas: Sequence[VmaLine]) -> None:
+        """Have the longest part of a `look` done meanwhile, which follows in the same stop; else `abandon_look` does.
+
+        Not where the mappings are others than at the last look, for a stretch of several is armed up to the first that
+        is new, and nothing is told of it (-EPERM).
+        """
+        if vmas is not self._vmas or self._is_fresh or not self.is_tracking or not self._dense:
+            return
+        self._open()
+        presence = self._witnesses.look
+        if (
+            self._ahead is None
+            or self._ahead.stretches != self._dense
+            or self._ahead.presence is not presence
+        ):
+            self._ahead = ScanAhead(self._dense, presence)
+        self._ahead.begin(self.pid, self._pagemap)
+
+    def abandon_look(self) -> None:
+        """No look has followed: what was written is not known any more, so the next one counts all pages."""
+        if self._ahead is not None and self._ahead.is_begun:
+            self._ahead.wait()
+            self._is_fresh = True
+
+    def _open(self) -> None:
+        current = _open_pagemap(self.pid)  # an open one stays with what execve(2) has replaced
+        os.close(self._pagemap)
+        self._pagemap = current
+
     def look(self, vmas: Sequence[VmaLine], *, full: bool) -> Changes:
         """Pages to copy now, all of them armed. `vmas`: private mappings, the program's own.
 
         A full look may be at a running task, if the next one is at a stopped one: arming comes before looking, so what
         is written in between counts as written since.
         """
-        current = _open_pagemap(self.pid)  # an open one stays with what execve(2) has replaced
-        os.close(self._pagemap)
-        self._pagemap = current
+        if self._ahead is None or not self._ahead.is_begun:
+            self._open()
         if full or self._is_fresh or not self.is_tracking:
             return self._look_at_all(vmas)
         return self._look_at_written(vmas)
@@ -188,10 +218,11 @@ class PageTracker:
 
     def _look_at_written(self, vmas: Sequence[VmaLine]) -> Changes:
         before_dense, before_rest = self._dense, self._rest
+        scans, absent = self._begun()
         if vmas is not self._vmas:
             self._note(vmas)
             self._dense = self._within_anonymous(self._dense)
-        pieces, gone = self._scan_dense()
+        pieces, gone = self._scan_dense(scans, absent)
         rest, populated = self._scan_rest()
         pieces.append(as_array(rest))
         if self._dense != before_dense or populated != before_rest:
@@ -208,7 +239,7 @@ class PageTracker:
 
         Arming comes first: what it writes to for the first time in between would else be armed and not be copied.
         """
-        pieces, gone = self._scan_dense()
+        pieces, gone = self._scan_dense(*self._begun())
         written: Ranges = []
         for start, end in self._gaps():
             armed = self._written(start, end)
@@ -259,19 +290,36 @@ class PageTracker:
         """Where the dense is not."""
         return difference([(0, _TOP)], self._dense)
 
-    def _scan_dense(self) -> tuple[list[RangeArray], Ranges]:
-        """Pages to copy and pages that are gone; a stretch whose mapping is another one now joins the rest."""
+    def _begun(self) -> tuple[list[RangeArray | None], Sequence[int] | None]:
+        """What `begin_look` has found of each stretch and of the witnesses; nothing where nothing was begun."""
+        ahead = self._ahead
+        if ahead is None or not ahead.is_begun:
+            return [], None
+        ahead.wait()
+        return ahead.written(), ahead.absent()
+
+    def _scan_dense(
+        self, scans: Sequence[RangeArray | None], absent: Sequence[int] | None
+    ) -> tuple[list[RangeArray], Ranges]:
+        """Pages to copy and pages that are gone; a stretch whose mapping is another one now joins the rest.
+
+        `scans`, `absent`: what was asked before; else it is asked now.
+        """
         pieces: list[RangeArray] = []
         gone: Ranges = []
-        for start, end in list(self._dense):
-            written = syscalls.scan_written(self._pagemap, start, end)
+        dense = list(self._dense)
+        if absent is None:
+            scans = [syscalls.scan_written(self._pagemap, start, end) for start, end in dense]
+        for (start, end), written in zip(dense, scans, strict=True):
             if written is None:
                 self._dense.remove((start, end))
                 continue
             scattered, gone_here = self._without_gone(written)
             pieces.append(scattered)
             gone += gone_here
-        for start, end in self._witnesses.missing(self.pid, self._dense):
+        if absent is None:
+            absent = self._witnesses.look.absent(self.pid)
+        for start, end in self._witnesses.missing(absent, self._dense):
             gone += self._look_for_table(start, end)
         return pieces, gone
 

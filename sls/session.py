@@ -238,6 +238,19 @@ class Session:
 
     # --- pages ---
 
+    def begin_looks(self) -> None:
+        """`copy_memory` follows, and not all pages are to be copied: look for them meanwhile."""
+        for process in self.processes:
+            tracker = self.members[process.pid].tracker
+            self._cleanup.callback(tracker.abandon_look)
+            tracker.begin_look(self._own_mappings(process))
+
+    @staticmethod
+    def _own_mappings(process: CapturedProcess) -> list[VmaLine]:
+        return process.memo.of(
+            "private", process.maps_text, lambda: private_mappings(process.maps, process.arena)
+        )
+
     def copy_memory(
         self, buffer: CopyBuffer, *, full: bool, but: Container[int] = ()
     ) -> list[CapturedObject]:
@@ -251,10 +264,8 @@ class Session:
         ]
 
     def _copy(self, process: CapturedProcess, buffer: CopyBuffer, *, full: bool) -> CapturedObject:
-        own = process.memo.of(
-            "private", process.maps_text, lambda: private_mappings(process.maps, process.arena)
-        )
-        changes = self.members[process.pid].tracker.look(own, full=full)
+        tracker = self.members[process.pid].tracker
+        changes = tracker.look(self._own_mappings(process), full=full)
         offset = buffer.copy_ranges(process.tid, changes.copied)
         return CapturedObject(process.object_id, offset, changes.copied, changes.gone)
 

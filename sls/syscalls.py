@@ -497,18 +497,19 @@ _MAKE_CALLS: Final = bytes.fromhex(
 
 
 @cache
-def _code() -> mmap.mmap:
-    """The code, in memory that is executable and not writable."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    memory = mmap.mmap(-1, PAGE_BYTES, flags, mmap.PROT_READ | mmap.PROT_WRITE)
-    memory.write(_MAKE_CALLS)
-    syscall("mprotect", address_of(memory), PAGE_BYTES, mmap.PROT_READ | mmap.PROT_EXEC)
-    return memory
+def machine_code(code: bytes) -> Callable[[int], None]:
+    """A function of one pointer that is machine code; the interpreter is let go while it runs."""
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address_of(_executable(code)))
 
 
 @cache
-def _calls_maker() -> Callable[[int], None]:
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address_of(_code()))
+def _executable(code: bytes) -> mmap.mmap:
+    """The code, in memory that is executable and not writable."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    memory = mmap.mmap(-1, PAGE_BYTES, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+    memory.write(code)
+    syscall("mprotect", address_of(memory), PAGE_BYTES, mmap.PROT_READ | mmap.PROT_EXEC)
+    return memory
 
 
 class CallTable:
@@ -526,10 +527,11 @@ class CallTable:
         self._table[-1, 0] = -1
         self.arguments = self._table[:-1, 1:7]
         self.results = self._table[:-1, 7]
+        self.address = self._table.ctypes.data
 
     def make(self) -> None:
         """Make all of them, in order, whatever the ones before returned."""
-        _calls_maker()(self._table.ctypes.data)
+        machine_code(_MAKE_CALLS)(self.address)
 
 
 # --- this process's own memory ----------------------------------------------------------------------------------------
@@ -839,18 +841,48 @@ def scan_regions(
     return found
 
 
+_SCAN_ARGUMENT_WORDS: Final = 12
+_FAST_FLAGS: Final = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC
+
+
+class WrittenScan:
+    """`scan_written` of one stretch as a call that others make, again and again."""
+
+    def __init__(self, start: int, end: int) -> None:
+        self.end = end
+        self._regions = np.zeros((_SCAN_REGIONS, 3), np.uint64)
+        self._argument = np.array(
+            [
+                8 * _SCAN_ARGUMENT_WORDS, _FAST_FLAGS, start, end, 0, self._regions.ctypes.data, _SCAN_REGIONS, 0, 0,
+                PAGE_IS_WRITTEN, 0, PAGE_IS_WRITTEN,
+            ],
+            np.uint64,
+        )  # fmt: skip
+        self.arguments = (
+            _PAGEMAP_SCAN,
+            self._argument.ctypes.data,
+        )  # of ioctl(2), but for the descriptor
+
+    def told(self, result: int) -> tuple[RangeArray | None, int]:
+        """Pages up to an address, which is the end but for very many; None where `scan_written` gives that."""
+        if result == -errno.EPERM:
+            return None, self.end
+        if result < 0:
+            raise OSError(-result, os.strerror(-result), "PAGEMAP_SCAN")
+        return self._regions[:result, :2].copy(), int(self._argument[4])
+
+
 def scan_written(pagemap_fd: int, start: int, end: int) -> RangeArray | None:
     """Pages of [start, end) that were written, armed again; None when a mapping there is not armed at all.
 
     The form of PAGEMAP_SCAN that has a short cut in the kernel. Pages that are not there count as written once.
     """
     found = []
-    flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC
     buffer = ctypes.addressof(_SCAN_BUFFER)
     while start < end:
         argument = bytearray(
             struct.pack(
-                "=12Q", 96, flags, start, end, 0, buffer, _SCAN_REGIONS, 0, 0, PAGE_IS_WRITTEN, 0, PAGE_IS_WRITTEN
+                "=12Q", 96, _FAST_FLAGS, start, end, 0, buffer, _SCAN_REGIONS, 0, 0, PAGE_IS_WRITTEN, 0, PAGE_IS_WRITTEN
             )
         )  # fmt: skip
         try:
@@ -878,23 +910,29 @@ class PresenceLook:
     def __init__(self, addresses: Sequence[int]) -> None:
         self._addresses = np.array(addresses, dtype=np.uint64)
         self._nodes = np.zeros(len(addresses), dtype=np.int32)
-        self._arguments = [
-            ctypes.c_long(one)
-            for one in (len(addresses), self._addresses.ctypes.data, 0, self._nodes.ctypes.data, 0)
-        ]
+        # of move_pages(2), but for the process
+        self.arguments = len(addresses), self._addresses.ctypes.data, 0, self._nodes.ctypes.data, 0
 
     def absent(self, pid: int) -> Sequence[int]:
         """Positions, in the addresses, of those without a page in process `pid`. Raises TaskDiedError."""
         if not len(self._nodes):
             return []
-        number = ctypes.c_long(SYSCALL_NUMBERS["move_pages"])
-        if _LIBC.syscall(number, ctypes.c_long(pid), *self._arguments) == -1:
-            code = ctypes.get_errno()
-            if code == errno.ESRCH:
-                raise TaskDiedError(pid, "move_pages")
-            if code != errno.ENOSYS:
-                raise OSError(code, os.strerror(code), "move_pages")
+        result = _LIBC.syscall(
+            ctypes.c_long(SYSCALL_NUMBERS["move_pages"]),
+            *(ctypes.c_long(one) for one in (pid, *self.arguments)),
+        )
+        return self.told(pid, -ctypes.get_errno() if result == -1 else result)
+
+    def told(self, pid: int, result: int) -> Sequence[int]:
+        """`absent` of a call that was made; `result`: what the kernel returned, a negative errno for a failure."""
+        if not len(self._nodes):
+            return []
+        if result == -errno.ESRCH:
+            raise TaskDiedError(pid, "move_pages")
+        if result == -errno.ENOSYS:
             self._nodes[:] = -errno.ENOENT
+        elif result < 0:
+            raise OSError(-result, os.strerror(-result), "move_pages")
         if self._nodes.min() >= 0:
             return []
         found: list[int] = (self._nodes < 0).nonzero()[0].tolist()

@@ -87,3 +87,49 @@ def test_what_is_first_written_to_during_a_look_is_copied(monkeypatch: pytest.Mo
         tracker.close()
 
     apart(write_meanwhile)
+
+
+def test_a_look_that_was_begun_finds_what_was_written_and_one_abandoned_loses_nothing() -> None:
+    def look() -> None:
+        size = 8 << 20  # enough to be dense
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory[:] = b"x" * size
+        address = syscalls.address_of(memory)
+        maps = proc.parse_maps(proc.read(os.getpid(), "maps"))
+        vmas = [vma for vma in maps if vma.start <= address < vma.end]
+        tracker = tracker_of_ours()
+        tracker.look(vmas, full=True)
+
+        def written(*, is_begun: bool) -> bytes:
+            if is_begun:
+                tracker.begin_look(vmas)
+                assert tracker._ahead is not None
+                assert tracker._ahead.is_begun
+            found = as_list(tracker.look(vmas, full=False).copied)
+            marks = [0] * (size // mmap.PAGESIZE)
+            for start, end in found:
+                for page in range(start, min(end, address + size), mmap.PAGESIZE):
+                    if page >= address:
+                        marks[(page - address) // mmap.PAGESIZE] = 1
+            return bytes(marks)
+
+        def write(*pages: int) -> bytes:
+            for page in pages:
+                memory[page * mmap.PAGESIZE] = 1
+            return bytes(int(page in pages) for page in range(size // mmap.PAGESIZE))
+
+        expected = write(3, 5, 6, 700)
+        assert written(is_begun=False) == expected
+        expected = write(0, 3, 1000, 2047)
+        assert written(is_begun=True) == expected
+        expected = write(1)
+        assert written(is_begun=True) == expected
+        write(77)
+        tracker.begin_look(vmas)
+        tracker.abandon_look()
+        assert written(is_begun=False)[77]
+        expected = write(78)
+        assert written(is_begun=True) == expected
+        tracker.close()
+
+    apart(look)
