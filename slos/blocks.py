@@ -25,6 +25,7 @@ ROW = np.dtype(
 Rows = NDArray[np.void]
 _pack = struct.Struct("<QQHBBI").pack  # A row. By tuples numpy takes three times as long.
 _SHIFT = np.uint64(4)
+_WAITING = 64
 _INDEX = np.uint64(BLOCK_PAGES - 1)
 # Bits set in each mask; numpy has bitwise_count only since 2.0.
 _POPULATION = np.array([mask.bit_count() for mask in range(1 << BLOCK_PAGES)], np.int64)
@@ -44,28 +45,38 @@ class BlockTable:
     def __init__(self, rows: Rows | None = None):
         self._rows: Rows = np.zeros(1024, ROW) if rows is None else rows
         self._count = 0 if rows is None else len(rows)
+        # New blocks that nobody has asked for yet: many are taken in for the price of a few.
+        self._waiting: list[tuple[int, list[int], list[int], list[int]]] = []
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.rows)
 
     @property
     def rows(self) -> Rows:
         """The rows in use: a view, valid until the next change."""
+        if self._waiting:
+            self._take_in()
         return self._rows[: self._count]
 
     def add(self, first: int, offsets: list[int], counts: list[int], sizes: list[int]) -> None:
         """New whole blocks, numbered from `first`."""
-        count = len(offsets)
-        self._reserve(count)
-        disordered = self._count > 0 and int(self._rows["id"][self._count - 1]) >= first
+        self._waiting.append((first, offsets, counts, sizes))
+        if len(self._waiting) == _WAITING:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        waiting, self._waiting = sorted(self._waiting), []
         rows = [
             _pack(number, offset // UNIT_BYTES, (1 << pages) - 1, 0, pages, size)
+            for first, offsets, counts, sizes in waiting
             for number, offset, pages, size in zip(
-                range(first, first + count), offsets, counts, sizes, strict=True
+                range(first, first + len(offsets)), offsets, counts, sizes, strict=True
             )
         ]
-        self._rows[self._count : self._count + count] = np.frombuffer(b"".join(rows), ROW)
-        self._count += count
+        self._reserve(len(rows))
+        disordered = self._count > 0 and int(self._rows["id"][self._count - 1]) >= waiting[0][0]
+        self._rows[self._count : self._count + len(rows)] = np.frombuffer(b"".join(rows), ROW)
+        self._count += len(rows)
         if disordered:  # Numbers are taken before the append; another thread's came first.
             self._rows[: self._count].sort(order="id")
 
@@ -78,15 +89,16 @@ class BlockTable:
 
     def add_rows(self, rows: Rows) -> None:
         """Rows of a checkpoint, behind all others."""
+        assert not self._waiting
         self._reserve(len(rows))
         self._rows[self._count : self._count + len(rows)] = rows
         self._count += len(rows)
 
     def find(self, blocks: Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """(row numbers, whether they are the blocks'); unknown blocks get some row."""
-        if not self._count:
-            return np.zeros(len(blocks), np.int64), np.zeros(len(blocks), np.bool_)
         ids = self.rows["id"]
+        if not len(ids):
+            return np.zeros(len(blocks), np.int64), np.zeros(len(blocks), np.bool_)
         first, last = int(ids[0]), int(ids[-1])
         if last - first == self._count - 1:  # No block is gone yet: the number tells the row.
             known = (blocks >= first) & (blocks <= last)
@@ -96,7 +108,7 @@ class BlockTable:
 
     def locate(self, page_ids: Array) -> Places:
         """Where these pages lie."""
-        if not self._count:
+        if not len(self.rows):
             nowhere = np.zeros(len(page_ids), np.int64)
             return Places(nowhere, nowhere, nowhere)
         index, known = self.find(page_ids >> _SHIFT)

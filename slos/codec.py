@@ -29,13 +29,9 @@ Body = tuple[bytes | memoryview, int]
 
 def compress(raw: bytes | memoryview) -> Body:
     """(body, flags): lz4 where it gains at least 1/16, else the bytes themselves."""
-    return _smaller(lz4.block.compress(raw, store_size=False), raw)
-
-
-def _smaller(body: bytes | memoryview, raw: bytes | memoryview) -> Body:
-    if len(body) > len(raw) - (len(raw) >> 4):
-        return raw, 0
-    return body, LZ4
+    body = lz4.block.compress(raw, store_size=False)
+    length = len(raw)
+    return (raw, 0) if len(body) > length - (length >> 4) else (body, LZ4)
 
 
 def compress_blocks(raw: memoryview) -> list[Body]:
@@ -106,8 +102,8 @@ def take_blocks(frame: bytes | None, raw: memoryview) -> list[Body]:
         length = size & ~_PLAIN_BLOCK
         at += _BLOCK_SIZE.size
         block = raw[start : start + BLOCK_BYTES]
-        body = block if size & _PLAIN_BLOCK else view[at : at + length]
-        bodies.append(_smaller(body, block))
+        is_plain = length > len(block) - (len(block) >> 4)  # As a plain one always is.
+        bodies.append((block, 0) if is_plain else (view[at : at + length], LZ4))
         at += length
     return bodies
 

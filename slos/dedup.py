@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from slos.format import Array
 
 _RATIO = 8
-# Bytes of the filter for each page: of a thousand pages that are not there a few are looked for.
-_FILTER_SHARE = 8
-_FILTER_BYTES = 1 << 16
+# At least a word of the filter for each page: of ten thousand that are not there a few are looked for.
+_FILTER_BITS = 13
+# Odd numbers whose bits are in no order: where the products of both have ones, a page has its bits.
+_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
 _RECENT = 16384
 # Of so many pages each is looked for by itself among the newest ones.
 _FEW = 4
-_OTHER_BITS = 32
-# Bytes with four bits set.
-_PATTERNS = np.array([byte for byte in range(256) if byte.bit_count() == 4][:64], np.uint8)
 _NONE = np.zeros(0, np.uint64)
 
 
@@ -49,9 +47,9 @@ class HashIndex:
         self._known_count = 0
         self.next_key = 0
         self._max_entries = max_entries
-        # Most pages are new, and a look at a small table tells: a page sets four bits of one byte,
-        # chosen by other bits of its hash than the byte is. Grows with the index, forgets nothing.
-        self._filter = np.zeros(_FILTER_BYTES, np.uint8)
+        # Most pages are new, and a look at a small table tells: a page sets a quarter of the bits of
+        # one word, which its hash chooses. Grows with the index, forgets nothing.
+        self._set_filter(_FILTER_BITS)
 
     def __len__(self) -> int:
         return self._recent_count + sum(len(level.ids) for level in self.levels)
@@ -71,33 +69,36 @@ class HashIndex:
             if end == _RECENT:
                 self._settle()
 
-    def _places(self, hashes: Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """(bytes of the filter, bits in them) of pages."""
-        numbers = hashes.view(np.int64)
-        patterns = _PATTERNS[(numbers >> _OTHER_BITS) & (len(_PATTERNS) - 1)]
-        return numbers & (len(self._filter) - 1), patterns
+    def _set_filter(self, bits: int) -> None:
+        """An empty filter of 2^bits words."""
+        self._filter = np.zeros(1 << bits, np.uint64)
+        self._shift = np.uint64(64 - bits)
+        # What is looked for is mostly added next.
+        self._last = (_NONE, _NONE.view(np.int64), _NONE)
+
+    def _places(self, hashes: Array) -> tuple[NDArray[np.int64], Array]:
+        """(words of the filter, bits in them) of pages."""
+        last, slots, patterns = self._last
+        if hashes is not last:
+            slots = (hashes >> self._shift).view(np.int64)
+            patterns = (hashes * _MIX[0]) & (hashes * _MIX[1])
+            self._last = (hashes, slots, patterns)
+        return slots, patterns
 
     def _mark(self, hashes: Array) -> None:
         slots, patterns = self._places(hashes)
-        marked = self._filter[slots] | patterns
-        self._filter[slots] = marked
-        # Of several that share a byte the last one won.
-        lost = np.flatnonzero(self._filter[slots] != marked)
-        if len(lost):
-            np.bitwise_or.at(self._filter, slots[lost], patterns[lost])
+        np.bitwise_or.at(self._filter, slots, patterns)
 
     def _marked(self, hashes: Array) -> NDArray[np.int64]:
         """Which of the hashes may be known."""
         slots, patterns = self._places(hashes)
-        return np.flatnonzero((self._filter[slots] & patterns) == patterns)
+        marked: NDArray[np.int64] = ((self._filter[slots] & patterns) == patterns).nonzero()[0]
+        return marked
 
     def _grow_filter(self) -> None:
-        size = len(self._filter)
-        while size < _FILTER_SHARE * len(self):
-            size *= 2
-        if size == len(self._filter):
+        if len(self) <= len(self._filter):
             return
-        self._filter = np.zeros(size, np.uint8)
+        self._set_filter((len(self) - 1).bit_length())
         for level in self.levels:
             self._mark(level.hashes)
         self._mark(self._recent[0, : self._recent_count])

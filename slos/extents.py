@@ -53,15 +53,13 @@ class View:
         self.entries = entries
         self.holes = not entries.ids.all()
         column = entries.objects
-        firsts = np.zeros(min(len(column), 1), np.int64)
+        self.objects, self.starts = column[:1], [0, len(column)]
         if len(column) and column[0] != column[-1]:
             firsts = np.flatnonzero(np.diff(column, prepend=~column[:1]))
-        self.objects = column[firsts]
-        self.starts = [*firsts.tolist(), len(column)]
-        few = len(firsts) <= _INDEXED_OBJECTS
-        self._index = (
-            dict(zip(self.objects.tolist(), range(len(firsts)), strict=True)) if few else None
-        )
+            self.objects, self.starts = column[firsts], [*firsts.tolist(), len(column)]
+        few = len(self.objects) <= _INDEXED_OBJECTS
+        places = zip(self.objects.tolist(), range(len(self.objects)), strict=True)
+        self._index = dict(places) if few else None
 
     def part(self, object_id: int) -> tuple[Array, Array]:
         """(pages, ids) of one object."""
@@ -139,12 +137,17 @@ def _is_gapless(pages: Array) -> bool:
 
 def entries_of(parts: Sequence[Part]) -> Entries:
     """Entries of several parts, sorted; of equal keys the last one given wins."""
-    owners = np.array([part.object_id for part in parts], np.uint64)
-    return sort_entries(
-        owners.repeat([len(part.ids) for part in parts]),
-        np.concatenate([part.pages for part in parts]),
-        np.concatenate([part.ids for part in parts]),
-    )
+    owners = [part.object_id for part in parts]
+    pages = np.concatenate([part.pages for part in parts])
+    ids = np.concatenate([part.ids for part in parts])
+    if owners.count(owners[0]) == len(owners):
+        objects = np.empty(len(ids), np.uint64)
+        objects[:] = owners[0]
+        if (pages[1:] > pages[:-1]).all():
+            return Entries(objects, pages, ids)
+    else:
+        objects = np.array(owners, np.uint64).repeat([len(part.ids) for part in parts])
+    return sort_entries(objects, pages, ids)
 
 
 def sort_entries(objects: Array, pages: Array, ids: Array) -> Entries:

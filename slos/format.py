@@ -6,6 +6,7 @@ store's own seed: bytes of another store, kept in this one, never read as its re
 """
 
 import struct
+from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 from typing import Self
 
@@ -239,16 +240,14 @@ class Draft:
         self.ident = ident
         self.context = context
         self.parts = parts
-        self.stored = stored = sum(map(len, parts))
+        checksum, stored = xxh3_64(), 0
+        for part in parts:
+            checksum.update(part)
+            stored += len(part)
+        self.checksum = checksum.intdigest()
+        self.stored = stored
         # Length in the log, padding included.
         self.record_bytes = (stored + HEADER_BYTES + UNIT_BYTES - 1) & -UNIT_BYTES
-        if len(parts) == 1:
-            self.checksum = xxh3_64_intdigest(parts[0])
-        else:
-            checksum = xxh3_64(parts[0] if parts else b"")
-            for part in parts[1:]:
-                checksum.update(part)
-            self.checksum = checksum.intdigest()
 
     @classmethod
     def copy(cls, header: Header, payload: memoryview) -> Self:
@@ -281,19 +280,23 @@ class Draft:
         return head + HEADER_CHECKSUM.pack(xxh3_64_intdigest(head, seed))
 
 
-def encode_pages(body: Body, hashes: bytes | memoryview, block: int) -> Draft:
-    """PAGES: a hash for each page, then the pages, as `compress` made them into a body."""
-    data, flags = body
-    count = len(hashes) // 8
-    return Draft(
-        RecordType.PAGES,
-        hashes,
-        data,
-        flags=flags,
-        count=count,
-        raw=count * PAGE_BYTES,
-        ident=block,
-    )
+def encode_pages(bodies: Sequence[Body], hashes: bytes, first: int) -> list[Draft]:
+    """PAGES: a hash for each page, then the pages, as `compress` made them into bodies.
+
+    The blocks are numbered from `first`.
+    """
+    drafts = []
+    step = BLOCK_PAGES * 8
+    for place, (body, flags) in enumerate(bodies):
+        own = hashes[place * step : (place + 1) * step]
+        count = len(own) >> 3
+        raw = count * PAGE_BYTES
+        drafts.append(
+            Draft(
+                RecordType.PAGES, own, body, flags=flags, count=count, raw=raw, ident=first + place
+            )
+        )
+    return drafts
 
 
 def encode_moved(pages: memoryview, hashes: bytes, page_ids: Array) -> Draft:
@@ -347,7 +350,7 @@ def decode_pages(header: Header, payload: memoryview) -> bytes | memoryview | No
 def encode_columns(columns: list[Array]) -> bytes:
     """Columns of 64-bit numbers: differences, transposed by byte, so that lz4 finds the runs."""
     table = np.concatenate(columns, dtype=U64).reshape(len(columns), -1)
-    table[:, 1:] -= table[:, :-1].copy()
+    table[:, 1:] -= table[:, :-1]
     return table.view(np.uint8).reshape(len(columns), -1, 8).transpose(0, 2, 1).tobytes()
 
 

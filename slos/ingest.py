@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_digest
 
-from slos.codec import Body, StreamCompressor, compress_blocks, take_blocks
+from slos.codec import LZ4, Body, StreamCompressor, compress_blocks, take_blocks
 from slos.core import Core
 from slos.format import BLOCK_PAGES, U64, Array, Draft, encode_pages
 from slos.store import PAGE_BYTES
@@ -49,14 +49,12 @@ class Batch:
         """The records; waits for the thread that compresses them."""
         if self._drafts is None:
             bodies = self._bodies() if self._bodies is not None else []
-            packed, step = self.hashes.tobytes(), BLOCK_PAGES * 8
-            self._drafts = [
-                encode_pages(
-                    body, packed[place * step : (place + 1) * step], self.first_block + place
-                )
-                for place, body in enumerate(bodies)
-            ]
+            self._drafts = encode_pages(bodies, self.hashes.tobytes(), self.first_block)
         return self._drafts
+
+    def is_own(self) -> bool:
+        """Whether nothing of it lies in the caller's memory: all pages are compressed."""
+        return all(draft.flags & LZ4 for draft in self.drafts)
 
 
 EMPTY = Batch(_NONE)

@@ -126,6 +126,8 @@ class ObjectTransaction:
         self._pending: list[tuple[int, Array, memoryview]] = []
         self._pending_bytes = 0
         self._partial: dict[tuple[int, int], bytearray] = {}
+        # Records of the last write that are appended with what comes next: mostly the commit.
+        self._ready = ingest.EMPTY
         self._sizes: dict[int, int | None] = {}
         self._held: list[Array] = []
         self._first_block: int | None = None
@@ -270,6 +272,7 @@ class ObjectTransaction:
         if not committed:
             self._core.catalog.deleted_bytes += self._stored_bytes
         self._views, self._parts, self._pending, self._partial = [], [], [], {}
+        self._ready = ingest.EMPTY
         core = self._core
         with core.lock:
             core.leave(self)
@@ -307,8 +310,11 @@ class ObjectTransaction:
                 self._stream(object_id, numbers, _Given(data))
             else:
                 batch = self._ingest(data, ingest.examine(data))
-                self._append(batch)
                 self._parts.append(Part(object_id, numbers, batch.ids))
+                if batch.is_own():
+                    self._ready = batch
+                else:
+                    self._append(batch)
             return
         self._pending.append((object_id, numbers, memoryview(bytes(data))))
         self._pending_bytes += len(data)
@@ -366,11 +372,16 @@ class ObjectTransaction:
             core.append(batch.drafts, lambda offsets, _: ingest.register(core, batch, offsets))
             self._stored_bytes += sum(draft.record_bytes for draft in batch.drafts)
 
+    def _take_ready(self) -> ingest.Batch:
+        ready, self._ready = self._ready, ingest.EMPTY
+        return ready
+
     def _prepare(self) -> ingest.Batch:
         """What waits, as a batch; its pages join the parts."""
         pending, self._pending, self._pending_bytes = self._pending, [], 0
         if not pending:
-            return ingest.EMPTY
+            return self._take_ready()
+        self._append(self._take_ready())
         data = pending[0][2]
         if len(pending) > 1:
             data = memoryview(b"".join([part[2] for part in pending]))
@@ -383,8 +394,7 @@ class ObjectTransaction:
         return batch
 
     def _flush(self) -> None:
-        if self._pending:
-            self._append(self._prepare())
+        self._append(self._prepare())
 
     # Parts of pages are kept until the transaction ends or there are many of them.
 
@@ -413,6 +423,7 @@ class ObjectTransaction:
             if owner == object_id and len(found):
                 start = int(found[-1]) * PAGE_BYTES
                 return bytearray(data[start : start + PAGE_BYTES])
+        self._append(self._take_ready())
         page_id = self._page_id(object_id, number)
         page = np.zeros((1, PAGE_BYTES), np.uint8)
         if page_id:

@@ -26,7 +26,7 @@ def record(pages: list[bytes], block: int, body: Body | None = None) -> bytes:
     """A record of these pages; with another body its checksum is right and its contents are not."""
     data = b"".join(pages)
     hashes = page_hashes(memoryview(data), len(pages)).tobytes()
-    draft = encode_pages(body or compress(data), hashes, block)
+    draft = encode_pages([body or compress(data)], hashes, block)[0]
     whole = draft.encode_header(1, 1, SEED) + b"".join(draft.parts)
     return whole + bytes(draft.record_bytes - len(whole))
 
