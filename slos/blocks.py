@@ -112,13 +112,13 @@ class BlockTable:
             nowhere = np.zeros(len(page_ids), np.int64)
             return Places(nowhere, nowhere, nowhere)
         index, known = self.find(page_ids >> _SHIFT)
-        row = self.rows[index]
+        rows = self.rows
         place = (page_ids & _INDEX).astype(np.int64)
-        mask = row["mask"].astype(np.int64)
+        mask = rows["mask"][index].astype(np.int64)
         known &= (mask >> place) & 1 == 1
-        slots = row["base"] + _POPULATION[mask & ((1 << place) - 1)]
-        offsets = np.where(known, row["unit"].astype(np.int64) * UNIT_BYTES, 0)
-        return Places(offsets, slots, row["size"].astype(np.int64))
+        slots = rows["base"][index] + _POPULATION[mask & ((1 << place) - 1)]
+        offsets = np.where(known, rows["unit"][index].astype(np.int64) * UNIT_BYTES, 0)
+        return Places(offsets, slots, rows["size"][index].astype(np.int64))
 
     def move(self, page_ids: Array, offset: int, size: int) -> Array:
         """Pages of known blocks now lie in the record at `offset`; the blocks that moved.

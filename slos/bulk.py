@@ -11,7 +11,6 @@ from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
@@ -45,6 +44,8 @@ _GATHERED_PAGES = 128
 # Records decompressed at a time: 1 MiB at most.
 _TOGETHER = 16
 _LONG_PIECE = 4
+# A page as one element, which numpy copies at once.
+_PAGE = np.dtype((np.void, PAGE_BYTES))
 
 Pages = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -179,11 +180,12 @@ def _copy(data: Pages, places: NDArray[np.int64], rows: NDArray[np.int64], out: 
         for piece, place in zip(sources, targets, strict=True):
             target[place] = source[piece]
         return
-    pages = as_strided(data, (max(0, len(data) - PAGE_BYTES) // _WORD + 1, PAGE_BYTES), (_WORD, 1))
-    index = places // _WORD
+    count = max(0, len(data) - PAGE_BYTES) // _WORD + 1
+    pages: NDArray[np.void] = np.ndarray((count,), _PAGE, data, strides=(_WORD,))
+    filled, index = out.reshape(-1).view(_PAGE), places // _WORD
     for start in range(0, len(rows), _GATHERED_PAGES):
         part = slice(start, start + _GATHERED_PAGES)
-        out[rows[part]] = pages[index[part]]
+        filled[rows[part]] = pages[index[part]]
 
 
 def _headers(

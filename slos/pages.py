@@ -257,7 +257,8 @@ class _Plan:
         firsts = np.flatnonzero(np.diff(offsets, prepend=-1))
         self.bounds: list[int] = np.append(firsts, len(self.order)).tolist()
         self.starts: list[int] = offsets[firsts].tolist()
-        self.sizes: list[int] = places.sizes[self.order[firsts]].tolist()
+        self._sizes = places.sizes[self.order[firsts]]
+        self.sizes: list[int] = self._sizes.tolist()
         self._firsts = np.append(firsts, len(self.order))
         self._places = offsets[firsts]
         self._limits = np.zeros(0, np.int64)
@@ -301,22 +302,23 @@ class _Plan:
 
     def spans(self) -> list[tuple[int, int]]:
         """Neighbouring groups, as (first, last), that are worth one read."""
-        return _spans(self.starts, self.sizes)
+        return _spans(self._places, self._sizes)
 
 
-def _spans(starts: list[int], sizes: list[int]) -> list[tuple[int, int]]:
+def _spans(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Neighbouring records, as (first, last), that are worth one read."""
+    gaps = np.diff(starts) - sizes[:-1] > _GAP_BYTES
+    if len(starts) and starts[0] == 0:  # What lies nowhere is no neighbour.
+        gaps[:1] = True
+    ends = iter([*(np.flatnonzero(gaps) + 1).tolist(), len(starts)])
     spans = []
-    first = 0
-    for index in range(1, len(starts) + 1):
-        if (
-            index == len(starts)
-            or starts[index] - starts[index - 1] - sizes[index - 1] > _GAP_BYTES
-            or starts[index] - starts[first] > _SPAN_BYTES
-            or starts[first] == 0
-        ):
-            spans.append((first, index - 1))
-            first = index
+    first = end = 0
+    while first < len(starts):
+        if first == end:
+            end = next(ends)
+        reach = int(starts.searchsorted(starts[first] + _SPAN_BYTES, side="right"))
+        spans.append((first, min(end, reach) - 1))
+        first = min(end, reach)
     return spans
 
 
