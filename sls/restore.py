@@ -18,6 +18,7 @@ from sls import proc, syscalls
 from sls.blank import BlankProcess, Forest
 from sls.descriptor_moves import moves
 from sls.errors import TaskDiedError
+from sls.handover import Handover
 from sls.image import Image, ProcessImage
 from sls.numbers import wait_for_numbers
 from sls.ranges import difference, intersection
@@ -120,6 +121,8 @@ class _Restore:
     def run(self, stopped: bool) -> Restored:
         with ExitStack() as undo:
             undo.callback(self._ctx.close)
+            self._handover = Handover(self._ctx.inheritable)
+            undo.callback(self._handover.close)
             made = undo.enter_context(_OnFailure(self._ctx.remove_made))
             self._timed("wait", lambda: wait_for_numbers(self._image))
             self._timed("open", lambda: part(self._image, self._ctx.parting))
@@ -191,8 +194,6 @@ class _Restore:
             for record in records:
                 if type(record) is kind.record:
                     kind.prepare(self._ctx, record)
-        own_pidfd = self._ctx.opened(os.pidfd_open(os.getpid()))
-        self._own_pidfd = self._ctx.inheritable(own_pidfd)
         self._open_those(is_late=False)
 
     def _open_late_files(self) -> None:
@@ -228,17 +229,13 @@ class _Restore:
             yield
 
     def _late_sources(self, process: ProcessImage) -> dict[int, int]:
-        """Late file id → descriptor in `process`, fetched from this process by pidfd_getfd(2)."""
+        """Late file id → descriptor in `process`."""
         held = {entry.file_id for entry in process.descriptors}
         wanted = [file_id for file_id in self._late if file_id in held]
         if not wanted:
             return {}
-        run = self._blank(process).run
-        calls = [
-            call("pidfd_getfd", self._own_pidfd, self._ctx.descriptor(one), 0) for one in wanted
-        ]
-        numbers = [reply.check() for reply in run(calls)]
-        return dict(zip(wanted, numbers, strict=True))
+        given = [self._ctx.descriptor(one) for one in wanted]
+        return dict(zip(wanted, self._handover.give(given, self._blank(process).run), strict=True))
 
     def _descriptor_tables(self) -> None:
         for process in self._living:
