@@ -13,13 +13,13 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from itertools import takewhile
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from sls import numbers, proc, syscalls
-from sls.errors import RestoreConflictError, TaskDiedError
+from sls.errors import ImageError, RestoreConflictError, TaskDiedError
 from sls.image import Image, ProcessImage
+from sls.pid_namespaces import PidNamespaces, depth
 from sls.proc import VmaLine
 from sls.remote import ARENA_BYTES, Arena, Borrowed, Call, In, Reply, call, find_hole
 
@@ -88,7 +88,7 @@ class BlankProcess:
     def __init__(self, forest: "Forest", image: ProcessImage) -> None:
         self.pid = image.pid
         self.sid = image.sid
-        self._depth = len(image.inside.pid) if image.inside else 0
+        self._depth = depth(image)
         # one that does not wait in the image: it would be delivered here
         queued = image.queued_signals()
         free = (number for number in _STOP_SIGNALS if number not in queued)
@@ -156,7 +156,9 @@ class Forest:
         self._leaders: dict[tuple[int, int], Borrowed] = {}
         # with a parent that is no stranger, and what that calls it
         self._stand_ins: list[tuple[int, Borrowed | None, int]] = []
-        self.inside = dict(_numbers_inside(image))
+        self._namespaces = PidNamespaces(image)
+        self.inside = self._namespaces.numbers
+        self._waiting: list[ProcessImage] = []  # for the first process of a pid namespace
         layouts = [
             [VmaLine(vma.start, vma.end, "", 0, 0, 0, 0, b"") for vma in process.memory.vmas]
             for process in image.processes
@@ -207,21 +209,53 @@ class Forest:
     def grow(self) -> None:
         """Make every process and thread of the image, in their sessions and groups; zombies end at last."""
         natural: list[ProcessImage] = []
-        strays: list[ProcessImage] = []
         for root in self._image.roots():
-            (strays if self._is_stray(root) else natural).append(root)
+            if self._must_wait(root):
+                self._waiting.append(root)
+            else:
+                (self._strays if self._is_stray(root) else natural).append(root)
         for root in natural:
             self._make_root(root)
-        for image in [*strays, *self._strays]:
-            self._make_stray(image)
+        self._make_others()
         self._set_groups()
         for image in self._image.processes:
             if image.exit_status is None:
                 self._make_threads(image)
+        for image in self._image.processes:
+            self._enter_for_children(image)
         self._end_stand_ins()
         for image in self._image.processes:
             if image.exit_status is not None:
                 self._end_zombie(image.pid, image.exit_status)
+
+    def _make_others(self) -> None:
+        """Strays, and whoever had to wait for somebody: each may let others go on."""
+        while self._strays or self._waiting:
+            ready = [one for one in self._waiting if not self._must_wait(one)]
+            self._waiting = [one for one in self._waiting if self._must_wait(one)]
+            if not ready and not self._strays:
+                pids = ", ".join(str(one.pid) for one in self._waiting)
+                raise ImageError(
+                    f"nobody begins the pid namespace of {pids}; choose another generation"
+                )
+            for image in ready:
+                self._make_late(image)
+            if not ready:
+                self._make_stray(self._strays.pop(0))
+
+    def _must_wait(self, image: ProcessImage) -> bool:
+        """Whether it enters a pid namespace that is not there yet."""
+        first = self._namespaces.entered(image)
+        return first is not None and first.pid not in self.processes
+
+    def _make_late(self, image: ProcessImage) -> None:
+        parent = self.processes.get(image.ppid)
+        if parent is not None and image.sid in (image.pid, parent.sid):
+            self._make_child(image, parent.threads[parent.pid].borrowed)
+        elif parent is None and not self._is_stray(image):
+            self._make_root(image)
+        else:
+            self._strays.append(image)
 
     def _is_stray(self, root: ProcessImage) -> bool:
         """Whether the root belongs to a session of the image that it did not inherit from this process."""
@@ -239,13 +273,17 @@ class Forest:
         """Make one process from `origin`, then its children: those of its birth session before it leaves that."""
         if image.is_init and image.pid_namespaces.owner:
             pid = self._clone_apart(image, origin, flags)
+        elif (first := self._namespaces.entered(image)) is not None:
+            pid = self._clone_entering(image, first, origin, flags)
         else:
-            if image.is_init and not self._is_in_unshared(image):
+            if image.is_init and not self._namespaces.is_in_unshared(image):
                 flags |= _CLONE_NEWPID
             pid = self._clone(origin, image.pid, flags, image.exit_signal)
         process = self._born(image, pid)
         below = [one for one in self._image.processes if one.ppid == image.pid != one.pid]
-        below.sort(key=lambda one: (self._is_in_unshared(one), not one.is_init))
+        self._waiting += [one for one in below if self._must_wait(one)]
+        below = [one for one in below if not self._must_wait(one)]
+        below.sort(key=lambda one: (self._namespaces.is_in_unshared(one), not one.is_init))
         birth_session = proc.stat(image.pid).session
         mine = process.threads[image.pid].borrowed
         leads = image.sid == image.pid
@@ -262,40 +300,58 @@ class Forest:
 
     def _make_child(self, image: ProcessImage, parent: Borrowed) -> None:
         """A parent that has unshared its pid namespace is itself not in it; its next child is the first there."""
-        is_first = image.is_init and self._is_in_unshared(image)
+        is_first = image.is_init and self._namespaces.is_in_unshared(image)
         is_apart = bool(image.pid_namespaces.owner)
         if is_first and not is_apart:
             self.arena.run(parent, [call("unshare", _CLONE_NEWPID)])[0].check()
         self._make(image, parent, 0)
         if is_first and is_apart:
-            (opened,) = self.arena.run(parent, [call("pidfd_open", image.pid, 0)])
-            pidfd = opened.check()
-            entering = [call("setns", pidfd, _CLONE_NEWPID), call("close", pidfd)]
-            self.arena.run(parent, entering)[0].check()
+            self._enter(parent, image)
 
     def _clone_apart(self, image: ProcessImage, origin: Borrowed, flags: int) -> int:
         """The first of a pid namespace that belongs to a user namespace: who makes it must be in that.
 
         So somebody else goes to all namespaces of the process in its stead, and ends when it is there.
         """
-        helper = self._clone(origin, 0, flags, image.exit_signal)
-        borrowed = self.blank(helper, helper).borrowed
-        for reply in self.arena.run(borrowed, self._alone(image, helper)):
-            reply.check()
-        pid = self._clone(borrowed, image.pid, _CLONE_PARENT | _CLONE_NEWPID)
-        _end([helper])
+        with self._go_between(image, origin, flags) as borrowed:
+            for reply in self.arena.run(borrowed, self._alone(image, borrowed.pid)):
+                reply.check()
+            return self._clone(borrowed, image.pid, _CLONE_PARENT | _CLONE_NEWPID)
+
+    def _clone_entering(
+        self, image: ProcessImage, first: ProcessImage, origin: Borrowed, flags: int
+    ) -> int:
+        """One whose parent is not in its pid namespace, nor has begun that."""
+        with self._go_between(image, origin, flags) as borrowed:
+            self._enter(borrowed, first)
+            return self._clone(borrowed, image.pid, _CLONE_PARENT)
+
+    @contextmanager
+    def _go_between(self, image: ProcessImage, origin: Borrowed, flags: int) -> Iterator[Borrowed]:
+        """A sibling of the process to be made, that makes it and ends."""
+        pid = self._clone(origin, 0, flags, image.exit_signal)
+        borrowed = self.blank(pid, pid).borrowed
+        yield borrowed
+        _end([pid])
         if not flags & _CLONE_PARENT:
             self.arena.run(origin, [call("wait4", borrowed.numbers[0], 0, _WALL, 0)])
-        return pid
 
-    def _is_in_unshared(self, image: ProcessImage) -> bool:
-        """Whether it is of the pid namespace that its parent has for its children, but not for itself."""
-        if not self.inside:
-            return False
-        parent = next((one for one in self._image.processes if one.pid == image.ppid), None)
-        if parent is None or not parent.pid_namespaces.pid_for_children:
-            return False
-        return _depth(image) > _depth(parent)
+    def _enter(self, borrowed: Borrowed, first: ProcessImage) -> None:
+        """Its children are in the pid namespace of `first` from now on."""
+        level = len(proc.numbers_below(proc.status(borrowed.pid)).process)
+        number = self.inside[first.pid][level - 1] if level else first.pid
+        (opened,) = self.arena.run(borrowed, [call("pidfd_open", number, 0)])
+        pidfd = opened.check()
+        calls = [call("setns", pidfd, _CLONE_NEWPID), call("close", pidfd)]
+        self.arena.run(borrowed, calls)[0].check()
+
+    def _enter_for_children(self, image: ProcessImage) -> None:
+        """Once its threads are there: none can be made after that."""
+        first = self._namespaces.entered_for_children(image)
+        if first is not None:
+            self._enter(self.processes[image.pid].threads[image.pid].borrowed, first)
+        if image.pid_namespaces.unshared_for_children:
+            self.processes[image.pid].run([call("unshare", _CLONE_NEWPID)])[0].check()
 
     def _born(self, image: ProcessImage, pid: int) -> BlankProcess:
         process = self.processes[pid] = BlankProcess(self, image)
@@ -442,7 +498,7 @@ class Forest:
     def _stand_in_group(self, image: ProcessImage) -> bool:
         """Make the group of a process whose group leader is gone. False when its number is taken."""
         mine = self.processes[image.pid].threads[image.pid].borrowed
-        if len(self.inside.get(image.pgid, ())) < _depth(image):
+        if len(self.inside.get(image.pgid, ())) < depth(image):
             return False  # one of another namespace
         try:
             pid = self._clone(mine, image.pgid, 0)
@@ -509,24 +565,6 @@ def _clone_call(flags: int, exit_signal: int, numbers_wanted: Sequence[int]) -> 
     arguments = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, count, 0)
     pointers = ((64, In(struct.pack(f"={count}i", *numbers_wanted))),) if count else ()
     return call("clone3", In(arguments, pointers), 88)
-
-
-def _depth(image: ProcessImage) -> int:
-    """How many pid namespaces below ours it is in."""
-    return len(image.inside.pid) if image.inside else 0
-
-
-def _numbers_inside(image: Image) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Number here → those in pid namespaces below ours, the outermost first."""
-    for process in image.processes:
-        if process.inside is None:
-            continue
-        here = (process.pgid, process.sid, process.pid)
-        below = (process.inside.pgid, process.inside.sid, process.inside.pid)
-        for number, found in zip(here, below, strict=True):
-            if known := tuple(takewhile(bool, found)):
-                yield number, known
-        yield from ((thread.tid, thread.inside) for thread in process.threads)
 
 
 def _own_style_layout() -> list[VmaLine]:

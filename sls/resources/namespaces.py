@@ -1,9 +1,9 @@
 """Namespaces (namespaces(7)): those of the restorer come back; kinds that are not kept are refused by name.
 
 All others are each kept in a module of their own. A pid namespace comes back with its first process (`sls.blank`):
-whoever is in it gets its numbers there as well as here.
+whoever is in it gets its numbers there as well as here, whether he was born in it or entered it (setns(2)).
 
-Not kept: one that has only children to come; a pid namespace without its pid 1, or of a user namespace in another one.
+Not kept: time_for_children; a pid namespace without its pid 1, or of a user namespace in another one.
 Kernel: Linux 3.8 (pid namespaces 5.5).
 """
 
@@ -33,13 +33,14 @@ class NamespacesRecord(ProcessRecord, frozen=True, tag="namespaces"):
     """Links of pid namespaces: its own, if that is not the restorer's; its children's, if that is not its own.
 
     `last_pid`: what was given last in the one whose first process this is; `owner`: the link of the user namespace that
-    that belongs to, empty for the restorer's.
+    that belongs to, empty for the restorer's. `unshared_for_children`: its next child is the first of a new one.
     """
 
     pid: bytes = b""
     pid_for_children: bytes = b""
     last_pid: int = 0
     owner: bytes = b""
+    unshared_for_children: bool = False
 
 
 class Namespaces(ProcessState[NamespacesRecord]):
@@ -61,12 +62,13 @@ class Namespaces(ProcessState[NamespacesRecord]):
         childrens = process.looks.at_leisure(
             "children's pid namespace", partial(_link, process.tid, "pid_for_children")
         )
-        if not childrens:
+        if not childrens and process.settled_link("ns/user") != proc.link(os.getpid(), "ns/user"):
             raise process.unsupported(
-                "namespaces", f"a pid_for_children namespace of its own: {_LATER}"
+                "namespaces",
+                f"a pid_for_children namespace of its own, of a user namespace of its own: {_LATER}",
             )
-        for link in {mine, childrens} - {own["pid"]}:
-            _see_first(ctx, process, link, is_own=link == mine)
+        for link in {mine, childrens} - {own["pid"], b""}:
+            _require_first(ctx, process, link)
         owner = owner_of(ctx, process, process.tid, "pid") if is_first(process) else b""
         if owner and len(proc.numbers_below(process.status).process) > 1:
             raise process.unsupported(
@@ -78,6 +80,7 @@ class Namespaces(ProcessState[NamespacesRecord]):
             pid_for_children=childrens if childrens != mine else b"",
             last_pid=(yield from _last_pid(ctx, mine)) if is_first(process) else 0,
             owner=owner,
+            unshared_for_children=not childrens,
         )
 
     def restore(
@@ -128,26 +131,13 @@ def _compare(process: CapturedProcess, own: dict[str, bytes], theirs: dict[str, 
             )
 
 
-def _see_first(ctx: CaptureContext, process: CapturedProcess, link: bytes, *, is_own: bool) -> None:
-    """A pid namespace is made with its first process, which so must be there; and others by whom it is made.
-
-    Who entered one by setns(2), or was left by who did, has parents that are of neither.
-    """
-    first = next(filter(is_first, _members(ctx, link)), None)
-    if first is None:
+def _require_first(ctx: CaptureContext, process: CapturedProcess, link: bytes) -> None:
+    """A pid namespace is made with its first process, without whom nobody can be in it."""
+    if not any(map(is_first, _members(ctx, link))):
         raise process.unsupported(
             "namespaces",
             "a pid namespace whose first process is not in the partition cannot be made again; attach that one too",
         )
-    parent = process if not is_own else ctx.processes.get(process.stat.ppid)
-    is_in_it = parent is not None and parent.settled_link("ns/pid") == link
-    maker = first.stat.ppid
-    if process is first or is_in_it or (parent is not None and parent.pid == maker):
-        return
-    raise process.unsupported(
-        "namespaces",
-        "a pid namespace that it, or its parent, has entered (setns(2)) is not supported; let it end",
-    )
 
 
 def _members(ctx: CaptureContext, link: bytes) -> Iterator[CapturedProcess]:

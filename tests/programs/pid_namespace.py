@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import NoReturn
 
 from tests.programs.protocol import CASE, expect, finish, wait_along, wait_for_go
@@ -123,31 +122,117 @@ def numbers(lock: int, owned: int, thread: threading.Thread) -> dict[str, object
     return found
 
 
+def own_numbers() -> list[object]:
+    """What is to be the same: numbers in all pid namespaces, those seen from inside, how deep a new child is."""
+    child = os.fork()
+    if not child:
+        os._exit(len(status_words("NSpid")))
+    words = [status_words(name) for name in ("NSpid", "NSpgid", "NSsid")]
+    return [os.getpid(), os.getppid(), os.getpgid(0), os.getsid(0), os.waitpid(child, 0)[1], *words]
+
+
+def status_words(name: str) -> list[str]:
+    with open("/proc/thread-self/status", encoding="ascii") as file:
+        return next(line.split() for line in file if line.startswith(f"{name}:"))
+
+
+def wait_unchanged() -> None:
+    before = own_numbers()
+    wait_along()
+    expect("numbers", own_numbers(), before)
+
+
+def enter(first: int) -> None:
+    """Children to come are in its namespace."""
+    namespace = os.open(f"/proc/{first}/ns/pid", os.O_RDONLY)
+    expect("setns", ctypes.CDLL(None).setns(namespace, 0), 0)
+    os.close(namespace)
+
+
+def put_in(first: int, ready: int) -> None:
+    """Leads a session; a child of before, one inside that has a child, and one inside that leads another session."""
+    os.setsid()
+    parent = os.getpid()
+    for case in ("before", "inside", "leader"):
+        if case == "inside":
+            enter(first)
+        if not os.fork():
+            while "orphan" in CASE and os.getppid() == parent:
+                time.sleep(0.001)
+            if case == "leader":
+                os.setsid()
+            if case == "inside" and not os.fork():
+                os.write(ready, b".")
+                wait_unchanged()
+                os._exit(0)
+            os.write(ready, b".")
+            wait_unchanged()
+            if case == "inside":
+                expect("below", os.wait()[1], 0)
+            os._exit(0)
+
+
 def entered() -> None:
-    """Another child of this process's is in the namespace of the first one's, by setns(2), and so are its children."""
+    """Another child of this process's is in the namespace of the first one's, by setns(2), and so are its children.
+
+    `early`: it was made before that first one. `orphan`: it has ended, and this process has taken its children in.
+    """
+    holding, released = os.pipe()
     receiving, sending = os.pipe()
+    telling, told = os.pipe()
+    others: list[int] = []
+
+    def make_other() -> None:
+        other = os.fork()
+        if other:
+            others.append(other)
+            return
+        os.close(released)
+        put_in(int.from_bytes(os.read(telling, 8), "little"), sending)
+        if "orphan" in CASE:
+            os._exit(0)
+        wait_unchanged()
+        for _ in range(3):
+            expect("child of the other", os.wait()[1], 0)
+        os._exit(0)
+
+    if "orphan" in CASE:
+        expect("subreaper", ctypes.CDLL(None).prctl(36, 1, 0, 0, 0), 0)
+    if "early" in CASE:
+        make_other()
     first = clone()
     if not first:
-        os.close(sending)
-        os.read(receiving, 1)  # until all others have ended, who would end with it
+        os.close(released)
+        os.read(holding, 1)  # until all others have ended, who would end with it
         os._exit(0)
-    other = os.fork()
-    if not other:
-        namespace = os.open(f"/proc/{first}/ns/pid", os.O_RDONLY)
-        expect("setns", ctypes.CDLL(None).setns(namespace, 0), 0)
-        os.close(namespace)
-        below = os.fork()
-        if not below:
-            wait_along()
-            os._exit(0)
-        expect("below", os.waitpid(below, 0)[1], 0)
-        os._exit(0)
-    while not Path(f"/proc/{other}/task/{other}/children").read_text(encoding="ascii"):
-        time.sleep(0.001)
+    if "early" not in CASE:
+        make_other()
+    os.write(told, first.to_bytes(8, "little"))
+    count = 0
+    while count < 4:
+        count += len(os.read(receiving, 10))
+    if "orphan" in CASE:
+        expect("other", os.waitpid(others[0], 0)[1], 0)
     wait_for_go()
-    expect("other", os.waitpid(other, 0)[1], 0)
-    os.close(sending)
+    if "orphan" in CASE:
+        for _ in range(3):
+            expect("taken in", os.wait()[1], 0)
+    else:
+        expect("other", os.waitpid(others[0], 0)[1], 0)
+    os.close(released)
     expect("first", os.waitpid(first, 0)[1], 0)
+
+
+def to_come() -> None:
+    """The next child is the first of a new namespace."""
+    expect("unshare", ctypes.CDLL(None).unshare(0x20000000), 0)
+    before = os.getpid()
+    wait_for_go()
+    expect("its own", os.getpid(), before)
+    first = os.fork()
+    if not first:
+        os._exit(os.getpid() + 10)
+    expect("first", os.waitpid(first, 0)[1], 11 << 8)
 
 
 def inside() -> None:
@@ -207,8 +292,8 @@ def inside() -> None:
     os.close(other)
 
 
-if CASE[0] == "entered":
-    entered()
+if CASE[0] in ("entered", "to_come"):
+    {"entered": entered, "to_come": to_come}[CASE[0]]()
     finish()
 leave()
 inside()

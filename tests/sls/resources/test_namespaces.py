@@ -4,7 +4,7 @@ import pytest
 
 from tests.sls.conftest import Kept, Refused
 
-KINDS = ["pid_for_children", "time_for_children"]
+KINDS = ["time_for_children"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -28,5 +28,14 @@ def test_a_pid_namespace_with_its_first_process(kept: Kept, case: str) -> None:
     }
 
 
-def test_x26_a_pid_namespace_that_others_entered(refused: Refused) -> None:
-    assert "has entered (setns(2))" in refused("pid_namespace.py", "entered")
+@pytest.mark.parametrize("case", [(), ("early",), ("orphan",), ("early", "orphan")])
+def test_a_pid_namespace_that_others_entered(kept: Kept, case: tuple[str, ...]) -> None:
+    outcome = kept("pid_namespace.py", "entered", *case)
+    assert not outcome.notes
+    assert not outcome.losses
+
+
+def test_a_pid_namespace_of_children_to_come(kept: Kept) -> None:
+    outcome = kept("pid_namespace.py", "to_come")
+    assert not outcome.notes
+    assert not outcome.losses
