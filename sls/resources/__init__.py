@@ -47,6 +47,7 @@ from sls.resources.ldt import Ldt, LdtRecord
 from sls.resources.memfd import Memfd, MemfdRecord
 from sls.resources.memory import Memory, MemoryRecord, VmaKind, VmaRecord
 from sls.resources.mount_namespace import MountNamespace, MountNamespaceRecord
+from sls.resources.namespace_file import NamespaceFile, NamespaceFileRecord
 from sls.resources.namespaces import Namespaces, NamespacesRecord
 from sls.resources.net_namespace import NetNamespace, NetNamespaceRecord
 from sls.resources.netlink_socket import NetlinkSocket, NetlinkSocketRecord
@@ -151,6 +152,7 @@ FILE_TYPES: Final[tuple[FileType[Any], ...]] = (
     Inotify(),
     IoUring(),
     Pidfd(),
+    NamespaceFile(),
     TcpSocket(),
     UdpSocket(),
     UnixSocket(),
@@ -209,6 +211,7 @@ AnyFileRecord = (
     | InotifyRecord
     | IoUringRecord
     | PidfdRecord
+    | NamespaceFileRecord
     | TcpSocketRecord
     | UdpSocketRecord
     | UnixSocketRecord

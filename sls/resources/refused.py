@@ -24,8 +24,6 @@ _REASONS: Final = {
     b"anon_inode:[secretmem]": "secret memory is hidden from everyone else by intent",
     b"/secretmem": "secret memory is hidden from everyone else by intent",
     b"/dev/fuse": "/dev/fuse carries requests of programs that would not wait for the answer",
-    b"mnt:[": "a namespace held by a descriptor is not supported",
-    b"net:[": "a namespace held by a descriptor is not supported",
 }
 
 
