@@ -281,10 +281,9 @@ class _Take:
             frozen = cleanup.enter_context(self._tracer.frozen(self._members))
             lap("freeze")
             session = Session(
-                self._tracer.member, frozen, cleanup, track=self._track, stay=self._stay
-            )
-            if not full:
-                session.begin_looks()
+                self._tracer.member, frozen, cleanup, track=self._track, stay=self._stay,
+                is_of_changes=not full,
+            )  # fmt: skip
             lap("prepare")
             knows_all = self._tracer.knows(session.pids)
             reading = Reading(

@@ -48,7 +48,7 @@ class Observations:
         self._next_leisurely: dict[Hashable, Look] = {}
         self._is_over = False
         self._calls: dict[int, list[Call]] = {}  # tid → calls of this capture, and of the last
-        self._last_calls: dict[int, list[Call]] = {}
+        self._last_calls: dict[int, tuple[Call, ...]] = {}
         self._started: dict[int, tuple[tuple[Call, ...], Work]] = {}
         # what was made of them; all at once if they are asked for in the order in which they were made
         self._made: dict[int, tuple[Sequence[Call], Sequence[Reply]]] = {}
@@ -64,7 +64,11 @@ class Observations:
         self._leisurely, self._next_leisurely = self._next_leisurely, {}
         if is_asking:
             self._leisurely = {}
-        self._last_calls, self._calls = self._calls, {}
+        before = self._last_calls
+        self._last_calls = {
+            tid: _same(before.get(tid, ()), tuple(calls)) for tid, calls in self._calls.items()
+        }
+        self._calls = {}
         self._seen, self._started, self._made, self._replies = {}, {}, {}, {}
         self._is_over = False
         self._make(self._leisurely)
@@ -97,7 +101,7 @@ class Observations:
 
     def repeat_calls(self, tid: int, start: Callable[[Sequence[Call]], W]) -> W | None:
         """Have thread `tid` make the system calls of the last time that only look; None when there are none."""
-        calls = tuple(self._last_calls.get(tid, ()))
+        calls = self._last_calls.get(tid)
         if not calls:
             return None
         started = start(calls)
@@ -178,3 +182,8 @@ class Observations:
             return [known[one] for one in calls]
         self.must_be_at_rest(f"a call in thread {tid}")
         return execute(calls)
+
+
+def _same(before: tuple[Call, ...], now: tuple[Call, ...]) -> tuple[Call, ...]:
+    """`before` where it is equal: who meets the very same object in the stop compares nothing (`sls.remote`)."""
+    return before if before == now else now

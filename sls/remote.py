@@ -636,7 +636,7 @@ _MOST_LATEST: Final = 256
 def _laid_out(table: int, limit: int, calls: tuple[Call, ...]) -> _Layout:
     """The layout; the same calls are made at every capture, in every thread. To compare is faster than to hash."""
     latest = _latest.get(table)
-    if latest is None or latest[0] != calls:
+    if latest is None or (latest[0] is not calls and latest[0] != calls):
         if len(_latest) >= _MOST_LATEST:
             _latest.clear()
         latest = _latest[table] = calls, _laid_out_before(table, limit, calls)

@@ -77,6 +77,7 @@ class Session:
     """Processes that stand still, ready to be asked. Cleanup goes through the caller's ExitStack.
 
     `stay`: the arenas stay in the processes, for the next stop. `is_noted`: what is asked is asked again then.
+    `is_of_changes`: `copy_memory` follows, of what has changed, which is looked for from the beginning.
     """
 
     def __init__(
@@ -88,12 +89,14 @@ class Session:
         track: bool,
         stay: bool,
         is_noted: bool = True,
+        is_of_changes: bool = False,
     ) -> None:
         self._find_member = find_member
         self._cleanup = cleanup
         self._frozen = frozen
         self._stay = stay
         self._is_noted = is_noted
+        self._is_of_changes = is_of_changes
         self.pids = sorted(frozen.processes)
         self.zombies = sorted(frozen.zombies)
         self.processes: list[CapturedProcess] = []
@@ -127,6 +130,8 @@ class Session:
             is_tracked=member.tracker.is_tracking,
         )  # fmt: skip
         self._cleanup.callback(process.close)
+        if self._is_of_changes:
+            self._begin_look(process)
         refuse_unshared(process)
         refuse_foreign(process)
         stop_signal = quiet_signal(process.status)
@@ -238,12 +243,10 @@ class Session:
 
     # --- pages ---
 
-    def begin_looks(self) -> None:
-        """`copy_memory` follows, and not all pages are to be copied: look for them meanwhile."""
-        for process in self.processes:
-            tracker = self.members[process.pid].tracker
-            self._cleanup.callback(tracker.abandon_look)
-            tracker.begin_look(self._own_mappings(process))
+    def _begin_look(self, process: CapturedProcess) -> None:
+        tracker = self.members[process.pid].tracker
+        self._cleanup.callback(tracker.abandon_look)
+        tracker.begin_look(self._own_mappings(process))
 
     @staticmethod
     def _own_mappings(process: CapturedProcess) -> list[VmaLine]:
