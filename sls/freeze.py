@@ -106,6 +106,8 @@ class Frozen:
         self.zombies: set[int] = set()
         self.since_ns = 0
         self._tids: dict[int, int] = {}
+        # theirs, and those that were born traced as the last set was let go, and have ended since
+        self._met: set[int] = set()
         self._reaper: ExecReaper | None = None
         self._stopped: set[int] = set()
 
@@ -199,7 +201,8 @@ class Frozen:
                 raise _MovedError(pid, "a thread of it ended")
             if len(tids) > 1 and self._reaper is None:
                 self._reaper = exec_reaper()
-                self._reaper.watch(self._tids)
+                self._reaper.watch(self._met)
+            self._met.update(tid for tid in tids if tid != pid)
             for tid in tids:
                 if tid not in self._tids and self._seize(pid, tid, is_last=len(tids) == 1):
                     new.append((pid, tid))
@@ -221,6 +224,7 @@ class Frozen:
                     self.zombies.add(pid)
                 return False
         self._tids[tid] = pid
+        self._met.add(tid)
         return True
 
     @staticmethod
@@ -304,6 +308,7 @@ class Frozen:
         except TaskDiedError:
             return
         self._tids[tid] = pid
+        self._met.add(tid)
         self._settle(pid, tid)
 
     # --- letting go ---

@@ -56,6 +56,40 @@ def test_captures_in_a_storm(tmp_path: Path, binaries: Path, storm: str) -> None
         assert program.lines() == ["ready", "ok"]
 
 
+EXEC_BESIDE_A_THREAD = """
+import os, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+print("ready", flush=True)
+input()
+os.execv("/bin/sleep", ["sleep", "60"])
+"""
+
+
+def test_an_exec_that_waits_for_a_thread_which_nobody_knows_of() -> None:
+    """As one that was born traced when its process was let go: whoever runs another program waits for our wait(2)."""
+
+    def freeze_while_it_waits() -> None:
+        signal.alarm(60)  # the end of a deadlock
+        (other,) = set(proc.threads(program.pid)) - {program.pid}
+        syscalls.seize(other)
+        os.write(program_input, b"go\n")
+        while proc.stat(program.pid).state != "D":
+            time.sleep(0.001)
+        with being_refused_only_for_now(), Frozen(lambda: [program.pid]):
+            pass
+        while proc.link(program.pid, "exe") != os.path.realpath(b"/bin/sleep"):
+            time.sleep(0.001)
+
+    command = [sys.executable, "-c", EXEC_BESIDE_A_THREAD]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdin is not None
+        program_input = program.stdin.fileno()
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"ready\n"
+        apart(freeze_while_it_waits)
+        program.kill()
+
+
 def test_a_long_vfork_is_refused_for_now(tmp_path: Path, binaries: Path) -> None:
     def be_refused() -> None:
         with pytest.raises(FreezeError, match="vfork") as raised:
