@@ -14,7 +14,7 @@ import fcntl
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, Self
 
@@ -397,19 +397,29 @@ def _make_memfd(ctx: RestoreContext, inode: Nameless) -> int:
 
 def _make_deleted(ctx: RestoreContext, inode: Nameless) -> int:
     """Under its old name if that is free, so that /proc shows it again."""
-    folder = _existing_folder(ctx, inode, os.path.dirname(inode.name))
-    name = os.path.basename(inode.name)
+    folder = existing_folder(ctx, inode.mounts, inode.name, os.path.dirname(inode.name))
+    _require_hugetlbfs(ctx, inode, folder)
+
+    def make(path: bytes) -> int:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.unlink(path)
+        return fd
+
+    return make_and_remove(ctx, inode.mounts, folder, os.path.basename(inode.name), make)
+
+
+def make_and_remove(
+    ctx: RestoreContext, mounts: bytes, folder: bytes, name: bytes, make: Callable[[bytes], int]
+) -> int:
+    """`make` called with a path that is free, the old one if it is. FileExistsError."""
     names = [name, *(b".%s.%d" % (name[:200], number) for number in range(_NAME_TRIES))]
-    tree = ctx.trees[inode.mounts]
-    for one in (os.path.join(folder, one) for one in names):
+    for one in names:
         try:
-            with ctx.as_owner(), tree.beside(one) as path:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                os.unlink(path)
+            with ctx.as_owner(), ctx.trees[mounts].beside(os.path.join(folder, one)) as path:
+                return make(path)
         except FileExistsError:
             continue
-        return fd
-    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), inode.name)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
 
 
 def _make_named(ctx: RestoreContext, inode: Nameless) -> int:
@@ -443,21 +453,20 @@ def _is_in_use(ctx: RestoreContext, inode: Nameless, fd: int) -> bool:
 
 
 def _make_tmpfile(ctx: RestoreContext, inode: Nameless) -> int:
-    folder = _existing_folder(ctx, inode, inode.name)
+    folder = existing_folder(ctx, inode.mounts, inode.name, inode.name)
+    _require_hugetlbfs(ctx, inode, folder)
     with ctx.as_owner(), ctx.trees[inode.mounts].reach(folder) as name:
         return os.open(name, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
 
-def _existing_folder(ctx: RestoreContext, inode: Nameless, folder: bytes) -> bytes:
+def existing_folder(ctx: RestoreContext, mounts: bytes, name: bytes, folder: bytes) -> bytes:
+    """The nearest directory that is there, for what had the name `name`; told when that is not `folder`."""
     found = folder
-    while not _is_folder(ctx.trees[inode.mounts], found):
+    while not _is_folder(ctx.trees[mounts], found):
         found = os.path.dirname(found)
     if found != folder:
-        ctx.note(
-            "deleted file",
-            f"{inode.name.decode(errors='replace')} lives in {found.decode(errors='replace')}: its directory is gone",
-        )
-    _require_hugetlbfs(ctx, inode, found)
+        old, new = (one.decode(errors="replace") for one in (name, found))
+        ctx.note("deleted file", f"{old} lives in {new}: its directory is gone")
     return found
 
 

@@ -2,7 +2,7 @@
 
 A directory's position is its offset as well. O_PATH descriptors of anything with a path belong here too.
 
-Not kept: a deleted directory, a file that a mount hides: refused; a deleted file's other hard links, told.
+Not kept: a file that a mount hides, a deleted device: refused; a deleted file's other hard links, told.
 Kernel: any.
 """
 
@@ -13,19 +13,29 @@ import stat
 from typing import Final
 
 from sls.errors import RestoreConflictError
-from sls.resources.base import CaptureContext, FileRecord, FileType, OpenFile, RestoreContext
+from sls.resources.base import (
+    CaptureContext,
+    FileRecord,
+    FileType,
+    OpenFile,
+    Record,
+    RestoreContext,
+)
 from sls.resources.nameless import (
     Nameless,
     capture_nameless,
+    existing_folder,
     holes_bytes,
     is_named_memory,
     is_nameless,
+    make_and_remove,
     nameless_descriptor,
     other_name,
     tells_holes,
     tmpfile_original,
 )
 
+_DELETED: Final = b" (deleted)"
 _OF_A_PROCESS: Final = re.compile(rb"/proc/\d+(/|$)")
 _MOST_HOLES_BYTES: Final = 1 << 30  # that are read while everyone stands still
 _QUEUE_BYTES: Final = 80  # FILENT_SIZE of ipc/mqueue.c
@@ -33,6 +43,16 @@ _CREATION_FLAGS: Final = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 _TMPFILE_FLAGS: Final = os.O_TMPFILE | os.O_RDWR
 # O_TMPFILE includes O_DIRECTORY, which no deleted file has; the link in /proc is a link indeed
 _REOPEN_FLAGS: Final = ~(os.O_TMPFILE | os.O_NOFOLLOW)
+
+
+class RemovedDirectory(Record, frozen=True):
+    """A directory without a name, which is empty. `number`: of its inode, which tells it from others."""
+
+    number: int
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
 
 
 class RegularRecord(FileRecord, frozen=True, tag="regular"):
@@ -43,6 +63,7 @@ class RegularRecord(FileRecord, frozen=True, tag="regular"):
     is_directory: bool
     size_bytes: int
     inode: Nameless | None = None
+    removed: RemovedDirectory | None = None
 
 
 class Regular(FileType[RegularRecord]):
@@ -62,10 +83,12 @@ class Regular(FileType[RegularRecord]):
         return not is_nameless(file.tree, file.target, file.stat) and not _is_named_memory(file)
 
     def capture(self, ctx: CaptureContext, file: OpenFile) -> RegularRecord:
-        path, inode = file.target, None
+        path, inode, removed = file.target, None, None
         if is_nameless(file.tree, path, file.stat):
             found = other_name(file.tree, path, file.stat)
-            if found is None:
+            if stat.S_ISDIR(file.stat.st_mode):
+                path, removed = path.removesuffix(_DELETED), _removed(file.stat)
+            elif found is None:
                 inode = _capture_deleted(ctx, file)
             else:
                 path = found
@@ -82,6 +105,7 @@ class Regular(FileType[RegularRecord]):
             is_directory=stat.S_ISDIR(file.stat.st_mode),
             size_bytes=file.stat.st_size if is_file else 0,
             inode=inode,
+            removed=removed,
         )
 
     def restore(self, ctx: RestoreContext, record: RegularRecord) -> int:
@@ -91,7 +115,10 @@ class Regular(FileType[RegularRecord]):
             os.lseek(fd, record.position, os.SEEK_SET)
             return fd
         try:
-            if record.inode is not None:
+            if record.removed is not None:
+                made = _directory_without_name(ctx, record, record.removed)
+                fd = os.open(f"/proc/self/fd/{made}", flags & ~os.O_NOFOLLOW | os.O_CLOEXEC)
+            elif record.inode is not None:
                 made = nameless_descriptor(ctx, record.inode, os.O_RDONLY)
                 fd = os.open(f"/proc/self/fd/{made}", flags & _REOPEN_FLAGS | os.O_CLOEXEC)
             else:
@@ -172,6 +199,39 @@ def _capture_deleted(ctx: CaptureContext, file: OpenFile) -> Nameless:
                     "them are holes; close it before the checkpoint"
                 )
     return capture_nameless(ctx, file.tree, link, file.target, file.stat)
+
+
+def _removed(status: os.stat_result) -> RemovedDirectory:
+    return RemovedDirectory(
+        number=status.st_ino,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        mtime_ns=status.st_mtime_ns,
+    )
+
+
+def _directory_without_name(
+    ctx: RestoreContext, record: RegularRecord, removed: RemovedDirectory
+) -> int:
+    """A descriptor of it, one for all who have it open."""
+
+    def make(path: bytes) -> int:
+        os.mkdir(path, 0o700)
+        fd = ctx.opened(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        os.rmdir(path)
+        return fd
+
+    def make_once() -> int:
+        folder = existing_folder(ctx, record.mounts, record.path, os.path.dirname(record.path))
+        fd = make_and_remove(ctx, record.mounts, folder, os.path.basename(record.path), make)
+        os.fchown(fd, removed.uid, removed.gid)
+        os.fchmod(fd, removed.mode)
+        os.utime(fd, ns=(removed.mtime_ns, removed.mtime_ns))
+        return fd
+
+    key = ("removed directory", record.mounts, record.path, removed.number)
+    return ctx.once(key, make_once)
 
 
 def _check_size(record: RegularRecord, fd: int) -> None:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from tests.sls.conftest import Kept
+from tests.sls.driver import Way
 
 
 def test_210_file_offset(kept: Kept) -> None:
@@ -26,3 +27,16 @@ def test_file_that_shrank(conflict: Kept, tmp_path: Path) -> None:
 
 def test_files_of_proc(kept: Kept) -> None:
     kept("proc_file.py")
+
+
+def test_removed_directories(kept: Kept) -> None:
+    outcome = kept("removed_directory.py", "in one that stays")
+    assert not outcome.losses
+    assert not outcome.notes
+
+
+def test_removed_directories_in_one_that_is_removed(kept: Kept, tmp_path: Path) -> None:
+    """It is made in the nearest that is there, which is told."""
+    outcome = kept("removed_directory.py", "in one that is gone")
+    words = f"{tmp_path}/outer/inner lives in {tmp_path}: its directory is gone"
+    assert {one.detail for one in outcome.notes} == ({words} if kept.way is Way.RESTORED else set())
