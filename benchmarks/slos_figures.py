@@ -10,6 +10,7 @@ reading also where pages lie.
 import argparse
 import contextlib
 import os
+import random
 import re
 import statistics
 import struct
@@ -127,9 +128,13 @@ def best(times: int, run: Callable[[], float]) -> float:
 def alternate(
     times: int, one: Callable[[], float], other: Callable[[], float]
 ) -> tuple[float, float]:
-    """The medians of two measurements taken in turns: the disk's mood changes."""
-    pairs = [(one(), other()) for _ in range(times)]
-    return statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
+    """The medians of two measurements taken in turns, in shuffled order: the disk's mood changes."""
+    chance = random.Random(times)
+    took: tuple[list[float], list[float]] = ([], [])
+    for _ in range(times):
+        for which in chance.sample((0, 1), 2):
+            took[which].append((one, other)[which]())
+    return statistics.median(took[0]), statistics.median(took[1])
 
 
 def speed(length: int, seconds: float) -> str:
@@ -140,7 +145,7 @@ def row_stream(bench: Bench) -> Row:
     data = bench.random_bytes(bench.size)
     path = bench.directory / "plain"
     plain_write(path, data)
-    ours, plain = alternate(3, lambda: store_write(bench, data), lambda: plain_write(path, data))
+    ours, plain = alternate(15, lambda: store_write(bench, data), lambda: plain_write(path, data))
     return (
         f"{bench.size >> 20} MiB incompressible, one generation, durable",
         f"{speed(len(data), ours)} ({plain / ours:.0%})",
