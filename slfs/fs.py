@@ -505,7 +505,8 @@ async def _terminate_on_signal(*, task_status: Any) -> None:
 
 
 async def _serve(registry: Registry, request: MountRequest, starter: Starter) -> None:
-    """Mount and answer until unmounted or told to end. Accepted commands are carried out."""
+    """Mount and answer until unmounted or told to end. Accepted commands are carried out. Raises MountError."""
+    failure = None
     async with trio.open_nursery() as accepted, trio.open_nursery() as helpers:
         filesystem = Filesystem(registry, Commands(accepted))
         await helpers.start(_terminate_on_signal)
@@ -514,19 +515,27 @@ async def _serve(registry: Registry, request: MountRequest, starter: Starter) ->
             operations = cast(pyfuse3.Operations, filesystem.router)
             pyfuse3.init(operations, str(request.mountpoint), request.fuse_options())
         except RuntimeError as error:
-            raise MountError(
-                f"{request.mountpoint}: mounting failed ({error}); is /dev/fuse usable?"
-            ) from error
-        try:
-            (device,) = devices() - inherited
-            await agree(device, partial(pyfuse3.main, max_tasks=1))
-            starter.succeed()
-            await pyfuse3.main()
+            failure = error  # raised here, it would leave the nurseries in groups
+        else:
+            await _answer(filesystem, inherited, starter)
         finally:
-            filesystem.stop_notifying()
-            pyfuse3.close(unmount=True)
-            filesystem.trees.close()
             helpers.cancel_scope.cancel()
+    if failure is not None:
+        raise MountError(
+            f"{request.mountpoint}: mounting failed ({failure}); is /dev/fuse usable?"
+        ) from failure
+
+
+async def _answer(filesystem: Filesystem, inherited: set[int], starter: Starter) -> None:
+    try:
+        (device,) = devices() - inherited
+        await agree(device, partial(pyfuse3.main, max_tasks=1))
+        starter.succeed()
+        await pyfuse3.main()
+    finally:
+        filesystem.stop_notifying()
+        pyfuse3.close(unmount=True)
+        filesystem.trees.close()
 
 
 def serve(request: MountRequest, starter: Starter, make_partition: PartitionFactory) -> None:

@@ -114,13 +114,17 @@ class Entry:
         return self.store.newest(self.oid) or 0
 
     def configure(self, settings: Settings) -> None:
-        """Make settings valid, in the partition and in the store. Raises RefusedError (EBUSY)."""
-        if settings.backend is not self.settings.backend:
-            self._change_backend(settings)
-        else:
-            self.partition.configure(settings)
+        """Make settings valid, in the store and in the partition. RefusedError (EBUSY), SlosError: nothing changed."""
+        has_moved = settings.backend is not self.settings.backend
+        if has_moved:
+            self._refuse_to_move()
         with self._properties_lock:
             self._keep(msgspec.structs.replace(self.properties, settings=settings))
+        if has_moved:
+            self.partition.close()
+            self._open(settings)
+        else:
+            self.partition.configure(settings)
         self.status_watch.advance()
 
     def _keep(self, properties: Properties) -> None:
@@ -128,15 +132,13 @@ class Entry:
         self._durable_store.set_properties(self.oid, msgspec.json.encode(properties))
         self.properties = properties
 
-    def _change_backend(self, settings: Settings) -> None:
+    def _refuse_to_move(self) -> None:
         if self.partition.members() or self.newest():
             raise RefusedError(
                 f"partition {self.oid} has members or generations in its backend; "
                 "choose the backend right after creating the partition",
                 errno.EBUSY,
             )
-        self.partition.close()
-        self._open(settings)
 
     # --- tags ---
 

@@ -85,7 +85,12 @@ class Tracer:
         self._look_ahead(pids, full=full)
         clock.lap("ahead")
         early = EarlyCopy(self.member, buffer, self.begin, self._sleepers, keep)
-        early.copy([pid for pid in pids if full or not self._is_tracked(pid)])
+        try:
+            early.copy([pid for pid in pids if full or not self._is_tracked(pid)])
+        except (SlsError, EOFError):  # what `keep` raises; who was asked to keep it may have ended
+            if not stay:
+                self.leave(members)
+            raise
         clock.lap("early")
         is_delta = not full and self.has_base
         is_rehearsed = len(pids) > 1 and not stay and parting is None and not is_shared(pids)
@@ -182,7 +187,7 @@ class Tracer:
                 with ExitStack() as cleanup:
                     frozen = cleanup.enter_context(self.frozen(members))
                     Session(self.member, frozen, cleanup, track=False, stay=False, is_noted=False)
-        except SlsError:
+        except (SlsError, OSError):
             return  # they have ended, or cannot be stopped now: a mapping that nobody uses stays
         finally:
             self.has_base = False

@@ -1,8 +1,10 @@
 """Messages between a partition and its worker process: msgpack with a length before it, descriptors beside it."""
 
+import os
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -242,10 +244,15 @@ class Channel(Generic[M]):
         head, descriptors, _, _ = socket.recv_fds(
             self._socket, _HEAD.size, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
         )
-        if len(head) < _HEAD.size:
-            head += self._exactly(_HEAD.size - len(head))
-        length, _ = _HEAD.unpack(head)
-        return self._decoder.decode(self._exactly(length)), descriptors
+        with ExitStack() as unwanted:  # of a message that is cut off
+            for fd in descriptors:
+                unwanted.callback(os.close, fd)
+            if len(head) < _HEAD.size:
+                head += self._exactly(_HEAD.size - len(head))
+            length, _ = _HEAD.unpack(head)
+            message = self._decoder.decode(self._exactly(length))
+            unwanted.pop_all()
+        return message, descriptors
 
     def _exactly(self, length: int) -> bytes:
         data = bytearray()

@@ -36,7 +36,7 @@ class FileTree(Protocol):
         """The tree as it is now; called while the members stand still, and waited for by them."""
 
     def roll_back(self, epoch: int) -> None:
-        """The tree is that of `epoch` from now on."""
+        """The tree is that of `epoch` from now on; when it raises, it is as it was."""
 
 
 class _FilesNote(msgspec.Struct, frozen=True):
@@ -83,16 +83,18 @@ class Gate:
         self._thread.start()
 
     def _serve(self) -> None:
-        while request := self._receive():
-            (serial,) = SERIAL.unpack(request)
-            try:
-                self._frozen[serial] = self._tree.freeze()
-            except (SlosError, OSError):
-                pass  # the commit of this capture will meet it again
-            finally:
-                self._answer()  # whatever happened: the members stand still
-            while len(self._frozen) > _KEPT:  # of captures that failed
-                del self._frozen[next(iter(self._frozen))]
+        try:
+            while request := self._receive():
+                (serial,) = SERIAL.unpack(request)
+                try:
+                    self._frozen[serial] = self._tree.freeze()
+                except (SlosError, OSError):
+                    pass  # the commit of this capture will meet it again
+                self._answer()
+                while len(self._frozen) > _KEPT:  # of captures that failed
+                    del self._frozen[next(iter(self._frozen))]
+        finally:
+            self._shut()  # whatever happened: the members of who waits for an answer stand still
 
     def _receive(self) -> bytes:
         try:
@@ -103,6 +105,12 @@ class Gate:
     def _answer(self) -> None:
         try:
             self._socket.send(b".")
+        except OSError:
+            return  # the worker has ended
+
+    def _shut(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             return  # the worker has ended
 

@@ -10,9 +10,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
+from slos.errors import SlosError
 from slos.store import Store
 from sls import proc, syscalls
 from sls.channel import (
@@ -335,13 +336,16 @@ class Partition(Listener):
             yield
             return
         undo = self._keep_files(before)
-        self.files.roll_back(wanted)
+        try:
+            self.files.roll_back(wanted)
+        except SlosError:
+            self._drop_files(undo)
+            raise
         try:
             yield
         except BaseException:
             self.files.roll_back(before)
-            if undo is not None:
-                self._store.delete_generation(self.oid, undo)
+            self._drop_files(undo)
             raise
         if undo is not None:
             text = f"files as they were before are generation {undo}"
@@ -354,6 +358,10 @@ class Partition(Listener):
         with self._store.begin(self.oid) as transaction:
             transaction.put(MANIFEST_OBJECT, encode(_NO_PROCESSES))
             return transaction.commit(wait=False, note=undo_note(epoch)).epoch
+
+    def _drop_files(self, undo: int | None) -> None:
+        if undo is not None:
+            self._store.delete_generation(self.oid, undo)
 
     def _ask_restore(self, epoch: int, request: RestoreRequest) -> RestoreDone:
         data = self._store.read(self.oid, epoch, MANIFEST_OBJECT)
@@ -601,14 +609,20 @@ def _terminal_of(pid: int) -> list[int]:
         raise PartitionStateError(
             f"pid {pid}, whose terminal was to be used, is gone", errno.ESRCH
         ) from error
-    try:
-        return [syscalls.pidfd_getfd(pidfd, fd) for fd in (0, 1, 2)]
-    except OSError as error:
-        raise PartitionStateError(
-            f"descriptors of pid {pid} cannot be had: {error.strerror}", errno.EPERM
-        ) from error
-    finally:
-        os.close(pidfd)
+    with ExitStack() as unwanted:  # those that were had before one that could not be
+        found = []
+        try:
+            for fd in (0, 1, 2):
+                found.append(syscalls.pidfd_getfd(pidfd, fd))
+                unwanted.callback(os.close, found[-1])
+        except OSError as error:
+            raise PartitionStateError(
+                f"descriptors of pid {pid} cannot be had: {error.strerror}", errno.EPERM
+            ) from error
+        finally:
+            os.close(pidfd)
+        unwanted.pop_all()
+    return found
 
 
 def _end_in_words(status: int) -> str:

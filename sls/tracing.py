@@ -278,6 +278,7 @@ class Tracing:
                 done = self._store_capture(captured, buffer_fd)
         except (SlosError, OSError, WorkerError, BaseDeletedError) as error:
             self._last = (0, 0)
+            self._beginning.drop()
             self.tell_quietly(Release(serial=captured.serial, kept=False))
             future = self._futures.pop(captured.serial, None)
             if future is not None:
@@ -366,8 +367,8 @@ class Tracing:
     def _reply_guarded(self, work: Callable[[], Message]) -> None:
         try:
             answer = work()
-        except SlosError as error:
-            answer = BytesReady(error=str(error), errno=error.errno)
+        except (SlosError, OSError) as error:
+            answer = BytesReady(error=str(error), errno=error.errno or errno.EIO)
         self.tell_quietly(answer)
 
     def _ranges(self, wanted: RangesWanted) -> Message:

@@ -262,9 +262,7 @@ class Worker:
             self._part(message)
         elif isinstance(message, Continue):
             if not message.period_ms:
-                self.leave()
-                for buffer in self._free:
-                    buffer.clear()
+                self._end_continuous()
             self._continue = message
             self._due_ns = time.monotonic_ns() + message.period_ms * 10**6
             self._missed = 0
@@ -314,6 +312,12 @@ class Worker:
         self._warm_up.end()
         self._last_serial = 0
 
+    def _end_continuous(self) -> None:
+        self.leave()
+        for buffer in self._free:
+            buffer.clear()
+        self._continue = _NO_MORE
+
     def _capture_due(self) -> None:
         period_ns = self._continue.period_ms * 10**6
         late = (time.monotonic_ns() - self._due_ns) // period_ns
@@ -361,7 +365,7 @@ class Worker:
             self._free.append(buffer)
             self._forget()
             if serial < 0 and not goes_on:
-                self._continue = _NO_MORE
+                self._end_continuous()
             self._fail(max(serial, 0), error, goes_on=goes_on)
             return None
         self._taken[serial] = buffer

@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from slfs.files.base import Base, Batch
 from slfs.files.tree import Tree
-from slos.errors import ObjectNotFoundError
+from slos.errors import ObjectNotFoundError, SlosError
 from slos.store import SIDE_STREAM, Store
 
 _ADOPTED_NS = 60 * 10**9  # by then a generation refers to an epoch, or none will
@@ -192,7 +192,7 @@ class LiveFiles:
     def roll_back(self, epoch: int) -> None:
         """The tree is that of `epoch` from now on; 0: an empty one. What the kernel keeps of it goes.
 
-        What is there is lost unless a generation refers to it. Raises SlosError.
+        What is there is lost unless a generation refers to it. Raises SlosError; then the tree is as it was.
         """
         old = self.tree
         with self._flushing:
@@ -206,7 +206,8 @@ class LiveFiles:
                     fresh.next_ino = old.next_ino
                     fresh.touch(fresh.get(fresh.root))
                 self._tree = fresh
-            self._let_go(old.base.epoch)
+            with suppress(SlosError):  # else it goes with the next sweep
+                self._let_go(old.base.epoch)
         self.forget_kernel_caches(old, fresh)
 
     def _tree_of(self, epoch: int, old: Tree) -> Tree:

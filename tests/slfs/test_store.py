@@ -191,3 +191,24 @@ def test_x03_damage_under_the_mount_is_told(real_mount: Mounted, spawn: Spawn) -
     report = fsck(real_mount.store)
     assert {problem.generation for problem in report.problems} == {1}
     assert len(report.problems) >= 2
+
+
+def test_a_device_that_mounts_nothing_is_told(make_mount: MakeMount) -> None:
+    mounted = make_mount()
+    hidden = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount --bind /dev/null /dev/fuse && exec "$@"',
+        "sh",
+    ]
+    outcome = subprocess.run(
+        [*hidden, sys.executable, "-m", mounted.program, mounted.store, mounted.place],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert outcome.returncode == 1
+    assert "is /dev/fuse usable?" in outcome.stderr
+    assert not mounted.is_mounted()

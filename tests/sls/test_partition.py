@@ -1,8 +1,9 @@
-"""A partition whose tracer process is killed: what is asked of it next is asked of another one."""
+"""A partition whose tracer process is killed, whose store is full, whose member cannot be kept any more."""
 
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from slos.errors import StoreFullError
 from sls import proc
+from sls.errors import PartitionStateError
 from sls.partition import Partition
 from sls.requests import CheckpointRequest, Event, RestoreOutcome, RestoreRequest, Settings
 from tests.conftest import WaitUntil
@@ -27,14 +30,14 @@ ENDED = "the tracer process has ended; the members go on, the next checkpoint st
 class Kept:
     """A partition with one member, in a store that can be held up."""
 
-    def __init__(self, period_ms: int) -> None:
+    def __init__(self, period_ms: int, command: str) -> None:
         self.events: list[Event] = []
         self.store = HeldStore()
         self.store.create_partition(OID)
         settings = Settings(period_ms=period_ms)
         self.partition = Partition(OID, self.store, settings, self.events.append)
         self._parent = subprocess.Popen(  # what is our own child could be a tracer, and is refused
-            ["sh", "-c", "sleep 1000 & echo $!; wait"], stdout=subprocess.PIPE
+            ["sh", "-c", f"{command} & echo $!; wait"], stdout=subprocess.PIPE
         )
         assert self._parent.stdout is not None
         with self._parent.stdout as numbers:
@@ -68,8 +71,8 @@ class Kept:
 def keep() -> Iterator[Callable[..., Kept]]:
     made: list[Kept] = []
 
-    def make(period_ms: int = 0) -> Kept:
-        made.append(Kept(period_ms))
+    def make(period_ms: int = 0, command: str = "sleep 1000") -> Kept:
+        made.append(Kept(period_ms, command))
         return made[-1]
 
     yield make
@@ -146,3 +149,76 @@ def test_a_setting_that_comes_before_the_word_of_the_end_holds(
     busy.store.let_go()
     wait_until(lambda: busy.state() == "idle")
     assert busy.errors() == [ENDED]
+
+
+# --- what fails leaves nothing behind ---------------------------------------------------------
+
+
+class FullTree:
+    """A file tree in a store that has no room for another one."""
+
+    is_used = True
+
+    def prepare(self) -> None:
+        return
+
+    def freeze(self) -> "FullTree":
+        return self
+
+    def epoch(self) -> int:
+        return 5
+
+    def roll_back(self, epoch: int) -> None:
+        raise StoreFullError(f"no room for epoch {epoch}")
+
+
+def test_files_that_cannot_be_rolled_back_leave_no_generation(keep: Callable[..., Kept]) -> None:
+    kept = keep()
+    epoch = kept.partition.checkpoint(CheckpointRequest()).epoch
+    kept.end_member()
+    kept.partition.files = FullTree()
+    with pytest.raises(StoreFullError):
+        kept.partition.restore(RestoreRequest())
+    assert [one.epoch for one in kept.store.generations(OID)] == [epoch]
+
+
+def test_a_terminal_that_is_closed_in_part_leaves_no_descriptor(
+    keep: Callable[..., Kept], wait_until: WaitUntil
+) -> None:
+    """What of it was had already is given back."""
+    kept = keep()
+    kept.partition.checkpoint(CheckpointRequest())
+    kept.end_member()
+    with subprocess.Popen(["sh", "-c", "exec sleep 1000 >&-"]) as half:
+        wait_until(lambda: not os.path.exists(f"/proc/{half.pid}/fd/1"))
+        before = sorted(os.listdir("/proc/self/fd"))
+        with pytest.raises(PartitionStateError, match="Bad file descriptor"):
+            kept.partition.restore(RestoreRequest(terminal_pid=half.pid))
+        after = sorted(os.listdir("/proc/self/fd"))
+        half.kill()
+    assert after == before
+
+
+# Makes what cannot be kept when it gets a signal: a userfaultfd, for faults of programs alone.
+UNFIT = """import ctypes, signal
+library = ctypes.CDLL(None)
+signal.signal(signal.SIGUSR1, lambda *_: library.syscall(323, 1))
+while True:
+    signal.pause()"""
+
+
+def test_continuous_checkpoints_that_end_leave_nothing_in_the_members(
+    keep: Callable[..., Kept], wait_until: WaitUntil
+) -> None:
+    kept = keep(PERIOD_MS, f"exec {sys.executable} -c '{UNFIT}'")
+    wait_until(lambda: is_handling(kept.member))
+    kept.partition.checkpoint(CheckpointRequest())
+    wait_until(lambda: b"r-xs" in proc.read(kept.member, "maps"))
+    os.kill(kept.member, signal.SIGUSR1)
+    wait_until(lambda: kept.state() == "idle")
+    assert "userfaultfd" in kept.errors()[0]
+    assert b"r-xs" not in proc.read(kept.member, "maps")
+
+
+def is_handling(pid: int) -> bool:
+    return bool(int(proc.status(pid)["SigCgt"], 16) >> (signal.SIGUSR1 - 1) & 1)
