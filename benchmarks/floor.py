@@ -24,7 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from slos.core import COMPRESS_THREADS
 
-_LINE = re.compile(r"(?:\[pid +)?(?:\d+\]?\s+)?\d+\.\d+ (\w+)\((.*)\)\s+= (-?\w+)")
+_LINE = re.compile(r"\d+\s+\d+\.\d+ (\w+)\((.*)\)\s+= (-?\w+)")
+_BEGUN = re.compile(r"(\d+)(.*?)\s*<unfinished \.\.\.>$")
+_RESUMED = re.compile(r"(\d+)\s+\d+\.\d+ <\.\.\. \w+ resumed>(.*)")
 _ARENA = re.compile(r"^([0-9a-f]+)-[0-9a-f]+ r-xs .*\n[0-9a-f]+-([0-9a-f]+) rw-s ", re.M)
 _FD = re.compile(r"(\d+)(?:<([^>]*)>)?")
 _STOPS = ("PTRACE_SEIZE", "PTRACE_INTERRUPT")
@@ -56,7 +58,7 @@ def stop_of(worker: int, pids: Sequence[int], directory: Path) -> list[Traced]:
     """The calls of the median stop of these processes among a few that the tracer makes."""
     tids = {int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()}
     path = directory / "tracer.strace"
-    command = ["strace", "-y", "-s", "64", "-ttt", "-o", str(path), "-p", str(worker)]
+    command = ["strace", "-f", "-y", "-s", "64", "-ttt", "-o", str(path), "-p", str(worker)]
     watcher = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + _MOST_S
     while time.monotonic() < deadline:
@@ -66,7 +68,7 @@ def stop_of(worker: int, pids: Sequence[int], directory: Path) -> list[Traced]:
     watcher.send_signal(signal.SIGINT)
     watcher.wait()
     stops, calls = [], []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in _whole_lines(path.read_text(errors="replace").splitlines()):
         found = _LINE.match(line)
         if found is None:
             continue
@@ -77,6 +79,18 @@ def stop_of(worker: int, pids: Sequence[int], directory: Path) -> list[Traced]:
     whole = sorted((stop for stop in stops[1:] if stop), key=len)
     assert whole, "no stop was seen: does the tracer work?"
     return whole[len(whole) // 2]
+
+
+def _whole_lines(lines: Sequence[str]) -> Iterator[str]:
+    """A call during which another thread made one is told in two lines; here in one, where it ended."""
+    begun: dict[str, str] = {}
+    for line in lines:
+        if found := _BEGUN.match(line):
+            begun[found[1]] = line[: found.end(2)]
+        elif found := _RESUMED.match(line):
+            yield begun.pop(found[1], "") + found[2]
+        else:
+            yield line
 
 
 def _only_stop(calls: Sequence[Traced], tids: Container[int]) -> list[Traced]:

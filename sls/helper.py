@@ -15,51 +15,41 @@ from typing import Final
 import numpy as np
 
 from sls.priority import put_first
-from sls.syscalls import CallTable, machine_code, syscall
+from sls.syscalls import CALL_LOOP, CallTable, machine_code, syscall
 
 _FUTEX_WAIT_PRIVATE: Final = 128
 _FUTEX_WAKE_PRIVATE: Final = 129
 
 # void serve(struct { int begin, done; long *table; } *): for ever. x86-64, System V ABI; the table as in CallTable.
-_SERVE: Final = bytes.fromhex(
-    "41 54 41 57"  # push r12; push r15
-    "49 89 fc"  # mov r12, rdi
-    # wait:
-    "41 8b 04 24"  # mov eax, [r12]
-    "83 f8 00"  # cmp eax, 0
-    "75 16"  # jne begin
-    "b8 ca 00 00 00"  # mov eax, 202 (futex)
-    "4c 89 e7"  # mov rdi, r12
-    "be 80 00 00 00"  # mov esi, FUTEX_WAIT_PRIVATE
-    "31 d2"  # xor edx, edx
-    "45 31 d2"  # xor r10d, r10d
-    "0f 05"  # syscall
-    "eb e1"  # jmp wait
-    # begin:
-    "41 c7 04 24 00 00 00 00"  # mov dword [r12], 0
-    "4d 8b 7c 24 08"  # mov r15, [r12+8]
-    # next:
-    "49 8b 07"  # mov rax, [r15]
-    "48 85 c0"  # test rax, rax
-    "78 24"  # js done
-    "49 8b 7f 08"  # mov rdi, [r15+8]
-    "49 8b 77 10"  # mov rsi, [r15+16]
-    "49 8b 57 18"  # mov rdx, [r15+24]
-    "4d 8b 57 20"  # mov r10, [r15+32]
-    "4d 8b 47 28"  # mov r8, [r15+40]
-    "4d 8b 4f 30"  # mov r9, [r15+48]
-    "0f 05"  # syscall
-    "49 89 47 38"  # mov [r15+56], rax
-    "49 83 c7 40"  # add r15, 64
-    "eb d4"  # jmp next
-    # done:
-    "41 c7 44 24 04 01 00 00 00"  # mov dword [r12+4], 1
-    "b8 ca 00 00 00"  # mov eax, 202 (futex)
-    "49 8d 7c 24 04"  # lea rdi, [r12+4]
-    "be 81 00 00 00"  # mov esi, FUTEX_WAKE_PRIVATE
-    "ba 01 00 00 00"  # mov edx, 1
-    "0f 05"  # syscall
-    "eb 87"  # jmp wait
+_SERVE: Final = (
+    bytes.fromhex(
+        "41 54 41 57"  # push r12; push r15
+        "49 89 fc"  # mov r12, rdi
+        # wait:
+        "41 8b 04 24"  # mov eax, [r12]
+        "83 f8 00"  # cmp eax, 0
+        "75 16"  # jne begin
+        "b8 ca 00 00 00"  # mov eax, 202 (futex)
+        "4c 89 e7"  # mov rdi, r12
+        "be 80 00 00 00"  # mov esi, FUTEX_WAIT_PRIVATE
+        "31 d2"  # xor edx, edx
+        "45 31 d2"  # xor r10d, r10d
+        "0f 05"  # syscall
+        "eb e1"  # jmp wait
+        # begin:
+        "41 c7 04 24 00 00 00 00"  # mov dword [r12], 0
+        "4d 8b 7c 24 08"  # mov r15, [r12+8]
+    )
+    + CALL_LOOP
+    + bytes.fromhex(
+        "41 c7 44 24 04 01 00 00 00"  # mov dword [r12+4], 1
+        "b8 ca 00 00 00"  # mov eax, 202 (futex)
+        "49 8d 7c 24 04"  # lea rdi, [r12+4]
+        "be 81 00 00 00"  # mov esi, FUTEX_WAKE_PRIVATE
+        "ba 01 00 00 00"  # mov edx, 1
+        "0f 05"  # syscall
+        "eb 87"  # jmp wait
+    )
 )
 
 

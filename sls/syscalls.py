@@ -473,10 +473,8 @@ def address_of(memory: mmap.mmap) -> int:
 
 # --- many calls in one go --------------------------------------------------------------------------------------------
 
-# void make_calls(struct { long number, arguments[6], result; } *table): until a negative number. x86-64, System V ABI.
-_MAKE_CALLS: Final = bytes.fromhex(
-    "41 57"  # push r15
-    "49 89 ff"  # mov r15, rdi
+# r15: struct { long number, arguments[6], result; } *. Makes calls until a negative number. x86-64, System V ABI.
+CALL_LOOP: Final = bytes.fromhex(
     # next:
     "49 8b 07"  # mov rax, [r15]
     "48 85 c0"  # test rax, rax
@@ -492,7 +490,15 @@ _MAKE_CALLS: Final = bytes.fromhex(
     "49 83 c7 40"  # add r15, 64
     "eb d4"  # jmp next
     # done:
-    "41 5f c3"  # pop r15; ret
+)
+# void make_calls(table *)
+_MAKE_CALLS: Final = (
+    bytes.fromhex(
+        "41 57"  # push r15
+        "49 89 ff"  # mov r15, rdi
+    )
+    + CALL_LOOP
+    + bytes.fromhex("41 5f c3")  # pop r15; ret
 )
 
 
