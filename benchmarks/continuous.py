@@ -20,11 +20,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cache_server
-from floor import copy_compress_write, measure
+from floor import copy_compress_write, measure, record
+from floor import run as run_floor
 from jobs import Job, end, machine, mounted, resident_bytes, start, workers
 
 JOBS = {
@@ -186,34 +188,52 @@ STOP_HEAD = """\
 |---|---|---|---|---|---|---|---|---|"""
 
 
-def ls_row(options: Options) -> None:
-    """The stop time of 100m, without and with `ls -lR` of the mount in a loop, in the same run."""
-    process = start(JOBS["100m"], options.directory)
+@contextmanager
+def listing(directory: Path) -> Iterator[None]:
+    """While `ls -lR` of the directory runs in a loop."""
     over = threading.Event()
 
     def list_all() -> None:
         while not over.is_set():
-            command = ["timeout", "5", "ls", "-lR", str(options.mountpoint)]
+            command = ["timeout", "5", "ls", "-lR", str(directory)]
             subprocess.run(command, check=False, capture_output=True)
 
+    lister = threading.Thread(target=list_all)
+    lister.start()
+    try:
+        yield
+    finally:
+        over.set()
+        lister.join()
+
+
+def ls_row(options: Options) -> None:
+    """The stop time of 100m, without and with `ls -lR` of the mount in a loop, in the same run; and the floor's."""
+    process = start(JOBS["100m"], options.directory)
+    print("\n| while `ls -lR` runs | stop, ms | without | p99, ratio | bar | met |")
+    print("|---|---|---|---|---|---|")
     with continuous(options, process.pid) as partition:
-        quiet = observe(options, partition, options.seconds, options.period_ms)
-        lister = threading.Thread(target=list_all)
-        lister.start()
-        try:
-            busy = observe(options, partition, options.seconds, options.period_ms)
-        finally:
-            over.set()
-            lister.join()
+        quiet = observe(options, partition, options.seconds, options.period_ms).stops
+        with listing(options.mountpoint):
+            busy = observe(options, partition, options.seconds, options.period_ms).stops
+        print_listed("C, 100 MiB", quiet, busy)
+        if options.floor:
+            script = record(*workers(options.daemon), [process.pid], options.directory)
+            rounds = round(options.seconds * 1000 / options.period_ms)
+            again = partial(
+                run_floor, script, options.directory, options.period_ms, rounds, is_first=True
+            )
+            quiet = again()
+            with listing(options.mountpoint):
+                busy = again()
+            print_listed("↳ its floor", quiet, busy)
     process.wait()
-    ratio = percentile(busy.stops, 0.99) / percentile(quiet.stops, 0.99)
-    print("\n| while `ls -lR` runs | stop, ms | without | p99, ratio | bar | met | periods kept |")
-    print("|---|---|---|---|---|---|---|")
-    print(
-        f"| C, 100 MiB | {three(busy.stops)} | {three(quiet.stops)} | {ratio:.2f} | ≤ 1.5 "
-        f"| {'yes' if ratio <= 1.5 else 'no'} | {busy.kept} of {busy.expected} |",
-        flush=True,
-    )
+
+
+def print_listed(name: str, quiet: Sequence[float], busy: Sequence[float]) -> None:
+    ratio = percentile(busy, 0.99) / percentile(quiet, 0.99)
+    met = "yes" if ratio <= 1.5 else "no"
+    print(f"| {name} | {three(busy)} | {three(quiet)} | {ratio:.2f} | ≤ 1.5 | {met} |", flush=True)
 
 
 def long_row(options: Options) -> None:

@@ -154,6 +154,10 @@ class _Script:
     def add(self, calls: Sequence[Traced]) -> None:
         for at, one in enumerate(calls):
             self._note_descriptor(one)
+            if one.request == "PTRACE_INTERRUPT" and "clock" not in self.lines:
+                self.lines.append(
+                    "clock"
+                )  # here a stop begins; what is read before it is not of it
             self.lines += self._line(one, calls[at + 1 : at + 4])
 
     def _line(self, one: Traced, following: Sequence[Traced]) -> Iterator[str]:
@@ -270,6 +274,11 @@ def measure(
     worker: int, pids: Sequence[int], directory: Path, period_ms: int, rounds: int = 200
 ) -> list[float]:
     """Milliseconds of each round of the floor, on processes that this tracer keeps; the tracer is killed for it."""
+    return run(record(worker, pids, directory), directory, period_ms, rounds)
+
+
+def record(worker: int, pids: Sequence[int], directory: Path) -> Path:
+    """The script of a stop of these processes; their tracer, which is watched for it, is killed."""
     stop = stop_of(worker, pids, directory)
     lines = arenas(pids, directory)
     os.kill(worker, signal.SIGKILL)
@@ -284,15 +293,23 @@ def measure(
     script.add(stop)
     path = directory / "floor.script"
     path.write_text("\n".join([*lines, *script.before, *script.lines]) + "\n")
+    return path
+
+
+def run(
+    script: Path, directory: Path, period_ms: int, rounds: int = 200, *, is_first: bool = False
+) -> list[float]:
+    """Milliseconds of each round. `is_first`: it runs before all ordinary programs, as the tracer does in a stop."""
     command = [
+        *(["chrt", "--rr", "1"] if is_first else []),
         str(build(PROGRAMS / "floor.c", directory)),
-        str(path),
+        str(script),
         str(rounds),
         str(period_ms * 1000),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"floor: {done.stderr or done.returncode}; {path}")
+        raise SystemExit(f"floor: {done.stderr or done.returncode}; {script}")
     return [int(line) / 1e6 for line in done.stdout.split()]
 
 
