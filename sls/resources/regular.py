@@ -116,8 +116,7 @@ class Regular(FileType[RegularRecord]):
             return fd
         try:
             if record.removed is not None:
-                made = _directory_without_name(ctx, record, record.removed)
-                fd = os.open(f"/proc/self/fd/{made}", flags & ~os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = _open_removed(ctx, record, record.removed, flags & ~os.O_NOFOLLOW)
             elif record.inode is not None:
                 made = nameless_descriptor(ctx, record.inode, os.O_RDONLY)
                 fd = os.open(f"/proc/self/fd/{made}", flags & _REOPEN_FLAGS | os.O_CLOEXEC)
@@ -211,27 +210,28 @@ def _removed(status: os.stat_result) -> RemovedDirectory:
     )
 
 
-def _directory_without_name(
-    ctx: RestoreContext, record: RegularRecord, removed: RemovedDirectory
+def _open_removed(
+    ctx: RestoreContext, record: RegularRecord, removed: RemovedDirectory, flags: int
 ) -> int:
-    """A descriptor of it, one for all who have it open."""
+    """The first who had it open makes it, the others open what he has: there may be very many of them."""
+    key = ("removed directory", record.mounts, record.path, removed.number)
+    first = ctx.once(key, lambda: record.file_id)
+    if first != record.file_id:
+        return os.open(f"/proc/self/fd/{ctx.descriptor(first)}", flags | os.O_CLOEXEC)
 
     def make(path: bytes) -> int:
         os.mkdir(path, 0o700)
-        fd = ctx.opened(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        fd = os.open(path, flags | os.O_DIRECTORY | os.O_CLOEXEC)
         os.rmdir(path)
         return fd
 
-    def make_once() -> int:
-        folder = existing_folder(ctx, record.mounts, record.path, os.path.dirname(record.path))
-        fd = make_and_remove(ctx, record.mounts, folder, os.path.basename(record.path), make)
-        os.fchown(fd, removed.uid, removed.gid)
-        os.fchmod(fd, removed.mode)
-        os.utime(fd, ns=(removed.mtime_ns, removed.mtime_ns))
-        return fd
-
-    key = ("removed directory", record.mounts, record.path, removed.number)
-    return ctx.once(key, make_once)
+    folder = existing_folder(ctx, record.mounts, record.path, os.path.dirname(record.path))
+    fd = make_and_remove(ctx, record.mounts, folder, os.path.basename(record.path), make)
+    made = f"/proc/self/fd/{fd}"
+    os.chown(made, removed.uid, removed.gid)
+    os.chmod(made, removed.mode)
+    os.utime(made, ns=(removed.mtime_ns, removed.mtime_ns))
+    return fd
 
 
 def _check_size(record: RegularRecord, fd: int) -> None:

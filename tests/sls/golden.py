@@ -36,6 +36,7 @@ PROGRAMS: Final[dict[str, Sequence[str]]] = {
     "mount-namespace": ("mount_namespace.py", "tmpfs"),
     "cgroup-namespace": ("cgroup_namespace.py", _HIERARCHY, "root"),
     "multicast": ("multicast.py", "4", "any"),
+    "namespace-file": ("namespace_file.py", "uts"),
     "net-namespace": ("net_namespace.py", "kept"),
     "numa": ("numa.c", "bind"),
     "packet": ("packet_socket.py", "bound"),
