@@ -42,6 +42,12 @@ HIDDEN = """
 """
 STRESS_HEAD = """
 ## stress-ng
+- **A pid namespace without its first process** is refused: somebody has to be number 1 in it for as long as it lasts,
+  and nobody of the partition would be.
+- **The layers of an overlayfs** are told by the paths it was given. Those that lead nowhere any more, that were
+  relative, or that lead to what it does not show, are refused; so is a volatile one, which mounts once only.
+- **Syscall user dispatch** is refused: what a tracer calls inside the process would be dispatched as well, and to switch
+  that off meanwhile would stay so if the tracer died.
 
 Each stressor of Debian's stress-ng 0.15.06 ran as one instance with `--verify`, was checkpointed, killed and restored
 in its middle (`scripts/stress-table.py`; Linux 6.18, 2 cores, beside other work, in namespaces, with a few harmless
