@@ -173,15 +173,23 @@ class Job:
     # --- the end ---
 
     def end(self) -> None:
-        """Nothing of the program stays, restored or not, whatever state the mount is in."""
-        wait_until(self._is_killed)
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        """Nothing of the program stays, restored or not, whatever state the mount is in.
 
-    def _is_killed(self) -> bool:
+        Nor does an orphan of it that has come to the test, which may be the init of a container.
+        """
+        killed: list[int] = []
+        with adopting_orphans():
+            wait_until(lambda: self._is_killed(killed))
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+            _reap(killed)
+
+    def _is_killed(self, killed: list[int]) -> bool:
+        """Whether nothing of it is left to be killed; what was is noted."""
         alive = [pid for pid in _all_pids() if self._is_mine(pid)]
         _send(signal.SIGKILL, alive)
+        killed += alive
         return not alive
 
     def _is_mine(self, pid: int) -> bool:
