@@ -39,15 +39,15 @@ HIDDEN = """
   was never made and the peer has answered; without an answer too, which is told.
 - **Keys of TCP_MD5SIG** are told by sock_diag of sockets that listen or are connected; of others nothing tells. A peer
   outside cannot be asked how far it is, for the question is not signed: such a connection comes back reset.
-"""
-STRESS_HEAD = """
-## stress-ng
 - **A pid namespace without its first process** is refused: somebody has to be number 1 in it for as long as it lasts,
   and nobody of the partition would be.
 - **The layers of an overlayfs** are told by the paths it was given. Those that lead nowhere any more, that were
   relative, or that lead to what it does not show, are refused; so is a volatile one, which mounts once only.
-- **Syscall user dispatch** is refused: what a tracer calls inside the process would be dispatched as well, and to switch
-  that off meanwhile would stay so if the tracer died.
+- **Syscall user dispatch** is refused: what a tracer calls inside the process would be dispatched as well; switched
+  off meanwhile, it would stay so if the tracer died.
+"""
+STRESS_HEAD = """
+## stress-ng
 
 Each stressor of Debian's stress-ng 0.15.06 ran as one instance with `--verify`, was checkpointed, killed and restored
 in its middle (`scripts/stress-table.py`; Linux 6.18, 2 cores, beside other work, in namespaces, with a few harmless
