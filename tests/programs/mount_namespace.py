@@ -446,6 +446,7 @@ def two() -> None:
         left.send(b"ready")
         wait_along()
         expect("mounts", mounts(), before)
+        left.send(b"compared")
         expect("told", left.recv(10), b"written")
         words = [
             word(f"{PLACE}/{name}/word") for name in ("first", "merged", "peers", "peers/below")
@@ -457,6 +458,7 @@ def two() -> None:
     all_of_it = seen(merged)
     wait_for_go()
     compare(all_of_it, merged)
+    expect("the child's mounts", right.recv(10), b"compared")
     run("mount", "-t", "tmpfs", "more", f"{PLACE}/peers/below")
     for name in ("first", "merged", "peers", "peers/below"):
         write(f"{PLACE}/{name}/word", name)
