@@ -21,7 +21,7 @@ from sls.exec_reaper import ExecReaper, exec_reaper
 from sls.sleep import Sleepers, SleepingCall
 from sls.syscalls import NO_RSEQ, SYSCALL_NUMBERS, Registers, RseqConfiguration
 
-_PATIENCE_S: Final = 1.0
+_PATIENCE_S: Final = 3.0
 _PAUSE_S: Final = 0.005
 _STOP_TIMEOUT_S: Final = 0.3
 _VFORK_WAIT_S: Final = 0.05
