@@ -92,7 +92,7 @@ def _categories_of_others(pagemap: int) -> int:
     if _not_ours is None:
         _not_ours = _NOT_OURS
         try:
-            syscalls.scan_pages(pagemap, 0, PAGE_BYTES, returned=PAGE_IS_GUARD)
+            syscalls.scan_regions(pagemap, 0, PAGE_BYTES, returned=PAGE_IS_GUARD)
             _not_ours |= PAGE_IS_GUARD
         except OSError as error:
             if error.errno != errno.EINVAL:
@@ -256,7 +256,7 @@ class PageTracker:
     def warm_up(self) -> None:
         """Have the kernel walk the page tables of the dense, and arm nothing."""
         for start, end in self._dense:
-            syscalls.scan_pages(
+            syscalls.scan_regions(
                 self._pagemap, start, end, all_of=PAGE_IS_WRITTEN, returned=PAGE_IS_WRITTEN
             )
 
@@ -341,9 +341,10 @@ class PageTracker:
     def _look_for_table(self, start: int, end: int) -> Ranges:
         """What is gone of memory whose page table may be. Without a present page it joins the rest."""
         populated, _, _ = self._populated(start, end)
-        present = syscalls.scan_pages(
+        regions = syscalls.scan_regions(
             self._pagemap, start, end, any_of=PAGE_IS_PRESENT, returned=PAGE_IS_PRESENT
         )
+        present = syscalls.as_pages(regions)
         self._witnesses.replace(start & -TABLE_BYTES, present[0].start if present else None)
         if not present:
             self._dense = difference(self._dense, [(start, end)])
@@ -399,12 +400,12 @@ class PageTracker:
 
         A page that comes to be later is not armed, and so counts as written.
         """
-        found = syscalls.scan_pages(
+        regions = syscalls.scan_regions(
             self._pagemap, start, end,
             all_of=PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN, any_of=_POPULATED, returned=PAGE_IS_WRITTEN,
             write_protect=True,
         )  # fmt: skip
-        return merged((one.start, one.end) for one in found)
+        return merged((one.start, one.end) for one in syscalls.as_pages(regions))
 
     def _arm(self, vmas: Sequence[VmaLine]) -> None:
         if self._userfaultfd is None:

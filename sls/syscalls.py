@@ -789,25 +789,6 @@ _SCAN_BUFFER = ctypes.create_string_buffer(24 * _SCAN_REGIONS)
 _SCAN_REGION = struct.Struct("=QQQ")
 
 
-def scan_pages(
-    pagemap_fd: int,
-    start: int,
-    end: int,
-    *,
-    all_of: int = 0,
-    any_of: int = 0,
-    inverted: int = 0,
-    returned: int,
-    write_protect: bool = False,
-) -> list[PageRange]:
-    """`scan_regions`, parsed."""
-    regions = scan_regions(
-        pagemap_fd, start, end, all_of=all_of, any_of=any_of, inverted=inverted, returned=returned,
-        write_protect=write_protect,
-    )  # fmt: skip
-    return as_pages(regions)
-
-
 def as_pages(regions: bytes) -> list[PageRange]:
     """What `scan_regions` gave, parsed."""
     return [PageRange(*region) for region in _SCAN_REGION.iter_unpack(regions)]

@@ -342,8 +342,10 @@ def _guards(tid: int, line: VmaLine) -> tuple[tuple[int, int], ...]:
     fd = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
         category = syscalls.PAGE_IS_GUARD
-        found = syscalls.scan_pages(fd, line.start, line.end, all_of=category, returned=category)
-        return tuple((one.start, one.end) for one in found)
+        regions = syscalls.scan_regions(
+            fd, line.start, line.end, all_of=category, returned=category
+        )
+        return tuple((one.start, one.end) for one in syscalls.as_pages(regions))
     finally:
         os.close(fd)
 
